@@ -1,0 +1,96 @@
+"""The `npexp` command: a dispatcher that imports only what the chosen command needs.
+
+Adding a command is one line in `COMMANDS`: its name, what it does, and the function that runs it with the arguments
+after the name.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+from npexp.errors import NPError, UnknownNameError
+
+
+class Command(NamedTuple):
+    """A command of `npexp`.
+
+    Args:
+        summary: one line for the help text.
+        target: "module:function"; imported when the command is chosen.
+    """
+
+    summary: str
+    target: str
+
+
+COMMANDS = {
+    "fit": Command("train a model; one folder runs/<name>/<version>/ holds all about it", "npexp.cli:train"),
+    "validate": Command("measure a trained model on the validation tasks", "npexp.cli:train"),
+    "test": Command("measure a trained model on the test tasks; prints a table", "npexp.cli:train"),
+    "predict": Command("predict for your own data from a trained model: CSV, Parquet or NPZ", "npexp.commands:predict"),
+    "models": Command("list the models, with size and traits", "npexp.commands:models"),
+    "mixers": Command("list the token mixers, with cost and traits", "npexp.commands:mixers"),
+    "data": Command("list the task families", "npexp.commands:data"),
+}
+
+HELP = """\
+npexp: efficient Neural Processes, trained, compared and used under one protocol.
+
+usage: npexp COMMAND [options]
+
+{commands}
+
+example
+  npexp fit --config experiment/gp_rbf_cmanp --trainer.max_steps=2000
+  npexp test --config experiment/gp_rbf_cmanp
+
+npexp COMMAND --help lists the options of a command."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status: 0, or 2 after a mistake in what was asked."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    name, rest = (words[0], words[1:]) if words else ("--help", [])
+    if name in ("-h", "--help", "help"):
+        width = max(map(len, COMMANDS))
+        print(HELP.format(commands="\n".join(f"  {n:<{width}}  {c.summary}" for n, c in COMMANDS.items())))
+        return 0
+    try:
+        if name == "--version":
+            from npexp.runs import package_versions
+
+            print(package_versions(("npexp",))["npexp"])
+            return 0
+        if name not in COMMANDS:
+            raise UnknownNameError("command", name, COMMANDS)
+        module, function = COMMANDS[name].target.split(":")
+        run = getattr(import_module(module), function)
+        return run(name, rest) if run is train else run(rest)
+    except NPError as error:
+        print(f"npexp: {error}", file=sys.stderr)
+        return 2
+
+
+def train(command: str, words: list[str]) -> int:
+    """Runs `fit`, `validate` or `test`."""
+    from npexp.runs import complete, only_prints, reserve
+
+    fresh = None
+    if not {"-h", "--help"} & set(words):
+        words, run = complete(command, words)
+        if not only_prints(words) and reserve(run):
+            fresh = run.folder
+    # Lightning starts the processes of further devices by executing sys.argv.
+    sys.argv = [sys.argv[0], command, *words]
+    # Lightning calls functions that jsonargparse is about to rename; nothing a user could do about it.
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    try:
+        from npexp.training_cli import run_command
+
+        run_command(command)
+    finally:
+        if fresh is not None and fresh.is_dir() and not any(fresh.iterdir()):
+            fresh.rmdir()  # refused before it began: do not use up a version
+    return 0

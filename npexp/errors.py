@@ -1,0 +1,54 @@
+"""Typed errors: what was expected, what came, and what to do about it.
+
+Every mistake a caller can make raises a subclass of `NPError`; the command line prints its message on one line
+and exits with status 2. Anything else that escapes is a defect of this package.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class NPError(Exception):
+    """Base class of everything `npexp` raises for a caller's mistake."""
+
+
+class ShapeError(NPError, ValueError):
+    """A tensor has the wrong number of axes or a size that contradicts another one."""
+
+
+class DataError(NPError, ValueError):
+    """Values that cannot be learnt from: NaN, infinities, empty data sets, unreadable files."""
+
+
+class ConfigError(NPError, ValueError):
+    """A setting that is impossible, or that contradicts another one."""
+
+
+class UnsupportedError(NPError, NotImplementedError):
+    """The model or mixer cannot do what was asked; the message names one that can."""
+
+
+class UnknownNameError(NPError, KeyError):
+    """A name that does not exist; the message lists the nearest ones that do.
+
+    Args:
+        kind: what was looked up, e.g. "model".
+        name: the name that came.
+        known: the names that exist.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]):
+        self.message = f"unknown {kind} '{name}'; {suggest(name, known)}"
+        super().__init__(self.message)
+
+    def __str__(self) -> str:  # KeyError would print the repr
+        return self.message
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """A hint such as "did you mean 'cmanp'?", or the list of names when none is near."""
+    names = sorted(known)
+    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    if near:
+        return "did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
+    return f"known: {', '.join(names)}"

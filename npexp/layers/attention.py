@@ -1,0 +1,53 @@
+"""Multi-head attention with keys and values computed once and read many times."""
+
+from typing import NamedTuple
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from npexp.ops.attention import Part, attend, attend_part
+
+
+class KeyValue(NamedTuple):
+    """Projected keys and values, `[b, h, n, dh]` each, and the mask of real ones, `[b, n]` or None."""
+
+    k: Tensor
+    v: Tensor
+    mask: Tensor | None
+
+
+class Attention(nn.Module):
+    """Multi-head softmax attention (Vaswani et al. 2017, arXiv 1706.03762); heads share dz evenly.
+
+    Args:
+        dz: width of queries, keys, values and output.
+        num_heads: h; must divide dz.
+        bias: whether the query, key and value maps have a bias; the output map always has.
+    """
+
+    def __init__(self, dz: int, num_heads: int, bias: bool = False):
+        super().__init__()
+        self.num_heads = num_heads
+        self.to_q = nn.Linear(dz, dz, bias)
+        self.to_kv = nn.Linear(dz, 2 * dz, bias)
+        self.to_out = nn.Linear(dz, dz)
+
+    def project(self, h: Float[Tensor, "b n dz"], mask: Bool[Tensor, "b n"] | None = None) -> KeyValue:
+        """Keys and values of tokens, O(n dz^2)."""
+        k, v = self.to_kv(h).chunk(2, -1)
+        return KeyValue(self._split(k), self._split(v), mask)
+
+    def forward(self, q: Float[Tensor, "b nq dz"], kv: KeyValue) -> Float[Tensor, "b nq dz"]:
+        """Each query row reads the keys and values on its own, O(nq n dz)."""
+        return self.merge(attend(self._split(self.to_q(q)), kv.k, kv.v, kv.mask))
+
+    def part(self, q: Float[Tensor, "b nq dz"], kv: KeyValue) -> Part:
+        """The read before the output map, with its log-normaliser, so that it can be merged with other keys."""
+        return attend_part(self._split(self.to_q(q)), kv.k, kv.v, kv.mask)
+
+    def merge(self, heads: Float[Tensor, "b h nq dh"]) -> Float[Tensor, "b nq dz"]:
+        """Joins the heads and applies the output map."""
+        return self.to_out(heads.transpose(1, 2).flatten(2).to(self.to_out.weight.dtype))
+
+    def _split(self, h: Tensor) -> Tensor:
+        return h.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

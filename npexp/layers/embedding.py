@@ -1,0 +1,56 @@
+"""From points to tokens."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from npexp.layers.mlp import FourierFeatures, mlp
+
+
+class PointEmbedding(nn.Module):
+    """Embeds context points (x, y) and target inputs x as tokens.
+
+    Args:
+        dx: input size.
+        dy: output size.
+        dz: width of the tokens.
+        depth: linear layers of each network.
+        shared: one network for both, with y = 0 at targets (TNP); otherwise targets have a network of x alone.
+        flag: with `shared`, a further input that is 1 at targets: without it a target and a context point with y = 0
+            look alike.
+        num_frequencies: learned Fourier features of x, 0 for none.
+    """
+
+    def __init__(
+        self,
+        dx: int,
+        dy: int,
+        dz: int,
+        depth: int = 4,
+        shared: bool = False,
+        flag: bool = False,
+        num_frequencies: int = 0,
+    ):
+        super().__init__()
+        self.dy, self.shared, self.flag = dy, shared, flag
+        self.features = FourierFeatures(dx, num_frequencies)
+        dim_x = self.features.dim_out
+        self.embed_context = mlp(dim_x + dy + (shared and flag), dz, dz, depth)
+        self.embed_target = None if shared else mlp(dim_x, dz, dz, depth)
+
+    def context(self, xc: Float[Tensor, "b nc dx"], yc: Float[Tensor, "b nc dy"]) -> Float[Tensor, "b nc dz"]:
+        """Tokens of context points."""
+        parts = [self.features(xc), yc]
+        if self.shared and self.flag:
+            parts.append(torch.zeros_like(yc[..., :1]))
+        return self.embed_context(torch.cat(parts, -1))
+
+    def target(self, xt: Float[Tensor, "b nt dx"]) -> Float[Tensor, "b nt dz"]:
+        """Tokens of target inputs."""
+        x = self.features(xt)
+        if self.embed_target is not None:
+            return self.embed_target(x)
+        parts = [x, x.new_zeros(*x.shape[:2], self.dy)]
+        if self.flag:
+            parts.append(x.new_ones(*x.shape[:2], 1))
+        return self.embed_context(torch.cat(parts, -1))

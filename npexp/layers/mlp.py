@@ -1,0 +1,71 @@
+"""Row-wise networks."""
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
+
+
+def mlp(dim_in: int, dim_hidden: int, dim_out: int, depth: int, activation: str = "relu") -> nn.Sequential:
+    """A multi-layer perceptron of `depth` linear layers, the hidden ones `dim_hidden` wide."""
+    sizes = [dim_in, *[dim_hidden] * (depth - 1), dim_out]
+    layers: list[nn.Module] = []
+    for a, b in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(a, b), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers[:-1])
+
+
+class FeedForward(nn.Module):
+    """The row-wise half of a Transformer layer: dz -> dim -> dz.
+
+    Args:
+        dz: width of the tokens.
+        dim: hidden width.
+        activation: "relu" or "gelu"; "geglu" gates a linear map by a GELU (Shazeer 2020, arXiv 2002.05202) and has a
+            first matrix twice as wide.
+    """
+
+    def __init__(self, dz: int, dim: int, activation: str = "geglu"):
+        super().__init__()
+        self.gated = activation == "geglu"
+        self.up = nn.Linear(dz, 2 * dim if self.gated else dim)
+        self.act = nn.GELU() if self.gated else ACTIVATIONS[activation]()
+        self.down = nn.Linear(dim, dz)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """`[..., dz]` to `[..., dz]`."""
+        h = self.up(h)
+        if self.gated:
+            value, gate = h.chunk(2, -1)
+            return self.down(value * self.act(gate))
+        return self.down(self.act(h))
+
+
+class FourierFeatures(nn.Module):
+    """Learned sines and cosines of the inputs, appended to them: `[..., dx]` to `[..., dx + 2 k]`.
+
+    A ReLU network of raw x learns fine structure slowly; a few frequencies remove that handicap (Tancik et al. 2020,
+    arXiv 2006.10739).
+
+    Args:
+        dx: size of the input.
+        num_frequencies: k; 0 leaves x alone.
+        max_frequency: largest initial angular frequency, radians per unit of x.
+    """
+
+    def __init__(self, dx: int, num_frequencies: int, max_frequency: float = 15.0):
+        super().__init__()
+        self.dim_out = dx + 2 * num_frequencies
+        if dx == 1:  # evenly spread magnitudes
+            start = torch.linspace(0.0, max_frequency, num_frequencies + 1)[1:, None]
+        else:  # evenly spread magnitudes in random directions
+            start = torch.nn.functional.normalize(torch.randn(num_frequencies, dx), dim=-1)
+            start = start * torch.linspace(0.0, max_frequency, num_frequencies + 1)[1:, None]
+        self.frequencies = nn.Parameter(start) if num_frequencies else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., dx]` to `[..., dx + 2 k]`."""
+        if self.frequencies is None:
+            return x
+        angle = x @ self.frequencies.mT
+        return torch.cat([x, angle.sin(), angle.cos()], -1)

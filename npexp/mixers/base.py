@@ -1,0 +1,129 @@
+"""The mixer interface: `summarise` sees the context only, `read` maps each row on its own.
+
+The context mixes itself by reading its own summary, and targets read the same summary, so targets can influence
+neither each other nor the context, by construction. With dense attention this is exactly TNP-D with its block mask.
+
+A new mixer is one file in this folder with one `@register("name")` class; nothing else is edited.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from npexp.errors import ConfigError, UnknownNameError, UnsupportedError, suggest
+
+
+class Tokens(NamedTuple):
+    """Rows of a stack: context or target points after embedding.
+
+    Args:
+        h: features, `[b, n, dz]`; rows of padded points hold zeros at entry.
+        x: inputs, `[b, n, dx]`.
+        mask: real rows, `[b, n]`, or None when all are.
+        n: real context points of the task these tokens refer to, `[b]`.
+        pos: rank in the canonical order, `[b, n]`: 0 .. n-1 for context, half-integers for targets; None where the
+            stack does not sort.
+    """
+
+    h: Tensor
+    x: Tensor
+    mask: Tensor | None
+    n: Tensor
+    pos: Tensor | None = None
+
+
+State = Any  # a NamedTuple of tensors whose first axis is b
+Carry = Any  # what crosses layers, e.g. latents; None at the first layer
+
+
+class Mixer(nn.Module, ABC):
+    """One layer's exchange of information.
+
+    Class attributes are the traits, and the contract suite proves each of them:
+        permutation_invariant: the summary does not depend on the order of the context, even unsorted.
+        needs_order: the stack must bring the context into canonical order first.
+        update: "stack" if `extend` equals a new summary through any number of layers, because every layer reads the
+            raw context; "layer" if it does so for one layer; "none" if the summary must be rebuilt.
+        removable: whether `retract` undoes `extend`.
+        state: "constant" or "grows", with the context.
+        contexts: wirings the mixer takes; "read" lets the context read the summary and move on to the next layer,
+            "raw" gives every layer the embedded context. The first one is the default.
+    """
+
+    permutation_invariant: bool = True
+    needs_order: bool = False
+    update: Literal["stack", "layer", "none"] = "none"
+    removable: bool = False
+    state: Literal["constant", "grows"] = "constant"
+    contexts: tuple[str, ...] = ("read", "raw")
+
+    @abstractmethod
+    def summarise(self, ctx: Tokens, carry: Carry = None) -> tuple[State, Carry]:
+        """Summary of the context, and what the next layer's mixer is handed."""
+
+    @abstractmethod
+    def read(self, q: Tokens, state: State) -> Tensor:
+        """What each row of q draws from the summary, `[b, n, dz]`; row-wise in q."""
+
+    def extend(self, state: State, new: Tokens, carry: Carry = None) -> tuple[State, Carry]:
+        """The summary of old and new points together, from the old summary: O(new)."""
+        raise UnsupportedError(f"{type(self).__name__} cannot extend its summary; re-encode, or use 'cmab' or 'linear'")
+
+    def retract(self, state: State, old: Tokens, carry: Carry = None) -> tuple[State, Carry]:
+        """The summary without the old points, which must be among those summarised: O(old)."""
+        raise UnsupportedError(f"{type(self).__name__} cannot remove points; use 'linear' or 'hypermixer'")
+
+
+_REGISTRY: dict[str, tuple[type[Mixer], dict[str, Any]]] = {}
+
+
+def register(name: str, **settings: Any) -> Callable[[type[Mixer]], type[Mixer]]:
+    """Class decorator: makes the class with these settings known as `name`. One class may carry several names."""
+
+    def add(cls: type[Mixer]) -> type[Mixer]:
+        _REGISTRY[name] = (cls, settings)
+        return cls
+
+    return add
+
+
+def registered() -> dict[str, type[Mixer]]:
+    """All mixer names with their classes."""
+    package = importlib.import_module("npexp.mixers")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"npexp.mixers.{module.name}")
+    return {name: cls for name, (cls, _) in sorted(_REGISTRY.items())}
+
+
+def make_mixer(name: str, dz: int, num_heads: int, layer: int, settings: dict[str, Any] | None = None) -> Mixer:
+    """Builds one layer's mixer.
+
+    Args:
+        name: a registered name.
+        dz: width of the tokens.
+        num_heads: heads.
+        layer: index of the layer, from 0; mixers that carry something across layers create it in the first.
+        settings: keyword arguments of the mixer's own.
+
+    Raises:
+        UnknownNameError: no such mixer.
+        ConfigError: a setting the mixer does not have, or a width that the heads do not divide.
+    """
+    known = registered()
+    if name not in known:
+        raise UnknownNameError("mixer", name, known)
+    if dz % num_heads:
+        raise ConfigError(f"expected dz to be a multiple of num_heads, got dz={dz} and num_heads={num_heads}")
+    cls, preset = _REGISTRY[name]
+    options = set(inspect.signature(cls).parameters) - {"dz", "num_heads", "layer"}
+    for key in settings or {}:
+        if key not in options:
+            raise ConfigError(f"mixer '{name}' has no setting '{key}'; {suggest(key, options)}")
+    return cls(dz=dz, num_heads=num_heads, layer=layer, **{**preset, **(settings or {})})

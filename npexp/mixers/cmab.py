@@ -1,0 +1,96 @@
+"""The constant-memory attention block: a latent bottleneck that can be updated exactly."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from npexp.layers.attention import Attention
+from npexp.layers.blocks import CrossBlock, SelfBlock
+from npexp.layers.mlp import FeedForward
+from npexp.mixers.base import Carry, Mixer, Tokens, register
+from npexp.ops.attention import Part, merge_parts
+
+
+class CMABState(NamedTuple):
+    """What one block keeps: pooled values and log-normalisers, and the latents that are read.
+
+    Args:
+        out: average of the context's values under each block latent, `[b, h, m, dh]`.
+        lse: log-normaliser of that average, `[b, h, m]`.
+        z: the latents passed on, `[b, m', dz]`; a function of out, lse-free, and of the block before.
+    """
+
+    out: Tensor
+    lse: Tensor
+    z: Tensor
+
+
+@register("cmab")
+class CMAB(Mixer):
+    """Constant-memory attention block (Feng et al. 2024, arXiv 2305.14567).
+
+    The block's own latents B pool the raw context; since B does not depend on the data, pooled values merge exactly.
+    Then Y = SAB(FF(B + pooled)), and the carried latents Z <- SAB(MAB(Z, Y)), all of it free of data. Time
+    O(nc m + m^2 + nt m) per layer; update O(new m + m^2); state O(m), in float32 or better.
+
+    Use it when the context is a stream. With all data at hand "ist" or "perceiver" learn faster.
+
+    Args:
+        dz: width of the tokens.
+        num_heads: attention heads.
+        layer: index of the layer; the first holds the initial carried latents.
+        num_latents: m', carried latents, the ones targets read.
+        num_block_latents: m, the block's own latents, which read the data.
+        dim_feedforward: hidden width of the latents' feed-forward networks.
+        init_stddev: standard deviation of the initial latents.
+    """
+
+    update = "stack"
+    contexts = ("raw",)
+
+    def __init__(
+        self,
+        dz: int,
+        num_heads: int,
+        layer: int,
+        num_latents: int = 32,
+        num_block_latents: int = 32,
+        dim_feedforward: int = 128,
+        init_stddev: float = 1.0,
+    ):
+        super().__init__()
+        self.latents = nn.Parameter(init_stddev * torch.randn(num_latents, dz)) if layer == 0 else None
+        self.block_latents = nn.Parameter(init_stddev * torch.randn(num_block_latents, dz))
+        self.norm_pool = nn.LayerNorm(dz)
+        self.pool = Attention(dz, num_heads)
+        self.norm_ff = nn.LayerNorm(dz)
+        self.ff = FeedForward(dz, dim_feedforward)
+        self.self_block = SelfBlock(dz, num_heads, dim_feedforward)
+        self.carry_cross = CrossBlock(dz, num_heads, dim_feedforward)
+        self.carry_self = SelfBlock(dz, num_heads, dim_feedforward)
+        self.norm = nn.LayerNorm(dz)
+        self.attention = Attention(dz, num_heads)
+
+    def summarise(self, ctx: Tokens, carry: Carry = None) -> tuple[CMABState, Carry]:
+        """Pools the context, then computes the latents from the pool."""
+        return self._finish(self._pool(ctx), carry)
+
+    def extend(self, state: CMABState, new: Tokens, carry: Carry = None) -> tuple[CMABState, Carry]:
+        """Merges the new points' pool into the old one; equal to pooling all at once."""
+        return self._finish(merge_parts(Part(state.out, state.lse), self._pool(new)), carry)
+
+    def read(self, q: Tokens, state: CMABState) -> Tensor:
+        """Attention of each row over the latents."""
+        return self.attention(q.h, self.attention.project(self.norm(state.z)))
+
+    def _pool(self, ctx: Tokens) -> Part:
+        query = self.norm_pool(self.block_latents).expand(ctx.h.shape[0], -1, -1)
+        return self.pool.part(query, self.pool.project(ctx.h, ctx.mask))
+
+    def _finish(self, part: Part, carry: Carry) -> tuple[CMABState, Carry]:
+        y = self.block_latents + self.pool.merge(part.out)
+        y = self.self_block(y + self.ff(self.norm_ff(y)))
+        z = self.latents.expand(y.shape[0], -1, -1) if carry is None else carry
+        z = self.carry_self(self.carry_cross(z, y))
+        return CMABState(part.out, part.lse, z), z

@@ -1,0 +1,50 @@
+"""Dense softmax attention: the exact, quadratic reference."""
+
+import torch
+from torch import Tensor
+
+from npexp.layers.attention import Attention, KeyValue
+from npexp.mixers.base import Carry, Mixer, Tokens, register
+
+
+@register("dense")
+class Dense(Mixer):
+    """Softmax attention over all context points (Vaswani et al. 2017; as an NP mixer, TNP-D of Nguyen & Grover 2022).
+
+    The default until contexts outgrow it: time O(nc^2 + nc nt) per layer, state O(nc).
+
+    Args:
+        dz: width of the tokens.
+        num_heads: attention heads.
+        layer: index of the layer.
+        bias: whether query, key and value maps have a bias.
+    """
+
+    update = "layer"
+    state = "grows"
+
+    def __init__(self, dz: int, num_heads: int, layer: int, bias: bool = False):
+        super().__init__()
+        self.attention = Attention(dz, num_heads, bias)
+
+    def summarise(self, ctx: Tokens, carry: Carry = None) -> tuple[KeyValue, Carry]:
+        """Keys and values of every point."""
+        return self.attention.project(ctx.h, ctx.mask), carry
+
+    def read(self, q: Tokens, state: KeyValue) -> Tensor:
+        """Attention of each row over all points."""
+        return self.attention(q.h, state)
+
+    def extend(self, state: KeyValue, new: Tokens, carry: Carry = None) -> tuple[KeyValue, Carry]:
+        """Appends the new points' keys and values."""
+        added = self.attention.project(new.h, new.mask)
+        mask = None
+        if state.mask is not None or added.mask is not None:
+            mask = torch.cat([_mask(state), _mask(added)], 1)
+        return KeyValue(torch.cat([state.k, added.k], 2), torch.cat([state.v, added.v], 2), mask), carry
+
+
+def _mask(kv: KeyValue) -> Tensor:
+    if kv.mask is not None:
+        return kv.mask
+    return torch.ones(kv.k.shape[0], kv.k.shape[2], dtype=torch.bool, device=kv.k.device)

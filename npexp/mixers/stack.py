@@ -1,0 +1,161 @@
+"""The stack: puts any mixer to work in a Transformer neural process."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from npexp.errors import ConfigError
+from npexp.layers.mlp import FeedForward
+from npexp.mixers.base import Carry, Mixer, State, Tokens, make_mixer
+
+
+class Block(nn.Module):
+    """A Transformer layer around one mixer: a residual read, then a residual feed-forward, both row-wise.
+
+    Args:
+        mixer: the exchange of information.
+        dz: width of the tokens.
+        dim_feedforward: hidden width of the feed-forward network.
+        activation: "relu", "gelu" or "geglu".
+        norm_first: pre-norm (True) or post-norm.
+        norm_context: whether the context has a layer norm of its own, rather than that of the rows which read.
+    """
+
+    def __init__(
+        self, mixer: Mixer, dz: int, dim_feedforward: int, activation: str, norm_first: bool, norm_context: bool
+    ):
+        super().__init__()
+        self.mixer = mixer
+        self.norm_first = norm_first
+        self.norm = nn.LayerNorm(dz)
+        self.norm_context = nn.LayerNorm(dz) if norm_context else None
+        self.norm_ff = nn.LayerNorm(dz)
+        self.ff = FeedForward(dz, dim_feedforward, activation)
+
+    def context(self, ctx: Tokens) -> Tokens:
+        """The context as the mixer sees it."""
+        norm = self.norm_context or (self.norm if self.norm_first else None)
+        return ctx if norm is None else ctx._replace(h=norm(ctx.h))
+
+    def read(self, q: Tokens, state: State) -> Tokens:
+        """One layer's step of the rows q."""
+        if self.norm_first:
+            h = q.h + self.mixer.read(q._replace(h=self.norm(q.h)), state)
+            return q._replace(h=h + self.ff(self.norm_ff(h)))
+        h = self.norm(q.h + self.mixer.read(q, state))
+        return q._replace(h=self.norm_ff(h + self.ff(h)))
+
+
+class Stack(nn.Module):
+    """Layers of one mixer between a context and its targets.
+
+    Layer i summarises the context and the targets read the summary. With `context="read"` the context reads it too and
+    moves on, except after the last layer, where nobody would look. With `context="raw"` every layer summarises the
+    embedded context, and summaries of a mixer with `update` "layer" or "stack" are extended exactly.
+
+    Args:
+        mixer: registered name.
+        num_layers: layers that the targets pass.
+        dz: width of the tokens.
+        num_heads: heads of the mixer.
+        dim_feedforward: hidden width of the feed-forward networks.
+        mixer_args: settings of the mixer's own.
+        context: "read" or "raw"; None takes the mixer's default.
+        tie_read: whether context and targets share one block per layer; False gives the targets blocks of their own,
+            which summarise the context with weights of their own.
+        activation: of the feed-forward networks: "relu", "gelu" or "geglu".
+        norm_first: pre-norm with a final layer norm (True), or post-norm.
+
+    Raises:
+        UnknownNameError: no such mixer.
+        ConfigError: a wiring that the mixer does not take.
+    """
+
+    def __init__(
+        self,
+        mixer: str,
+        num_layers: int,
+        dz: int,
+        num_heads: int,
+        dim_feedforward: int,
+        mixer_args: dict[str, Any] | None = None,
+        context: str | None = None,
+        tie_read: bool = True,
+        activation: str = "geglu",
+        norm_first: bool = True,
+    ):
+        super().__init__()
+        if num_layers < 1:
+            raise ConfigError(f"expected num_layers >= 1, got {num_layers}")
+
+        def block(layer: int, norm_context: bool) -> Block:
+            part = make_mixer(mixer, dz, num_heads, layer, mixer_args)
+            return Block(part, dz, dim_feedforward, activation, norm_first, norm_context)
+
+        allowed = make_mixer(mixer, dz, num_heads, 0, mixer_args).contexts
+        self.raw = (context or allowed[0]) == "raw"
+        if context is not None and context not in allowed:
+            raise ConfigError(f"mixer '{mixer}' takes context={' or '.join(allowed)}, got '{context}'")
+        separate = self.raw or not tie_read
+        self.blocks = nn.ModuleList(block(i, norm_context=separate and norm_first) for i in range(num_layers))
+        # the context's own blocks, where it has any
+        self.context_blocks = nn.ModuleList(
+            block(i, norm_context=False) for i in range(0 if self.raw or tie_read else num_layers - 1)
+        )
+        self.tied = tie_read
+        self.norm = nn.LayerNorm(dz) if norm_first else nn.Identity()
+
+    @property
+    def mixer(self) -> Mixer:
+        """The first layer's mixer, which stands for the traits of all."""
+        return self.blocks[0].mixer
+
+    @property
+    def updatable(self) -> bool:
+        """Whether `extend` equals a new summary through all layers."""
+        return self.mixer.update != "none" and (self.raw or len(self.blocks) == 1)
+
+    @property
+    def removable(self) -> bool:
+        """Whether `retract` undoes `extend` through all layers."""
+        return self.updatable and self.mixer.removable
+
+    def summarise(self, ctx: Tokens) -> tuple[State, ...]:
+        """One state per layer."""
+        states: list[State] = []
+        carry: Carry = None
+        own: Carry = None  # what the context's own blocks carry
+        for i, block in enumerate(self.blocks):
+            state, carry = block.mixer.summarise(block.context(ctx), carry)
+            states.append(state)
+            if self.raw or i == len(self.blocks) - 1:
+                continue
+            if not self.tied:
+                block = self.context_blocks[i]
+                state, own = block.mixer.summarise(block.context(ctx), own)
+            ctx = block.read(ctx, state)
+        return tuple(states)
+
+    def extend(self, states: tuple[State, ...], new: Tokens) -> tuple[State, ...]:
+        """States of old and new context together; only where `updatable`."""
+        carry: Carry = None
+        extended = []
+        for block, state in zip(self.blocks, states, strict=True):
+            state, carry = block.mixer.extend(state, block.context(new), carry)
+            extended.append(state)
+        return tuple(extended)
+
+    def retract(self, states: tuple[State, ...], old: Tokens) -> tuple[State, ...]:
+        """States without the old points; only where `removable`."""
+        carry: Carry = None
+        left = []
+        for block, state in zip(self.blocks, states, strict=True):
+            state, carry = block.mixer.retract(state, block.context(old), carry)
+            left.append(state)
+        return tuple(left)
+
+    def read(self, targets: Tokens, states: tuple[State, ...]) -> Tensor:
+        """Targets through all layers, `[b, nt, dz]`; row-wise."""
+        for block, state in zip(self.blocks, states, strict=True):
+            targets = block.read(targets, state)
+        return self.norm(targets.h)

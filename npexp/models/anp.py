@@ -1,0 +1,88 @@
+"""Attentive neural process."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from npexp.layers.attention import KeyValue
+from npexp.layers.blocks import PostNormMAB
+from npexp.layers.deepset import Pool, pool_rows
+from npexp.layers.mlp import mlp
+from npexp.likelihoods import Gaussian, Likelihood, Predictive
+from npexp.models.base import Points
+from npexp.models.latent import LatentNeuralProcess, latent_normal
+
+
+class ANPSummary(NamedTuple):
+    """Keys and values for the targets' attention, and the pooled context of the latent path."""
+
+    memory: KeyValue
+    latent: Pool
+
+
+class ANP(LatentNeuralProcess):
+    """NP whose deterministic path is attention over the context (Kim et al. 2019, arXiv 1901.05761).
+
+    Both paths begin with self-attention of the context, in the wiring of Lee et al. 2020 (arXiv 2008.02956). Cost
+    O(nc^2 + nc nt + s nt), state O(nc), updates recompute.
+
+    Args:
+        dx: input size.
+        dy: output size.
+        dz: hidden width.
+        dim_latent: size of z.
+        num_heads: attention heads.
+        depth_value: linear layers that embed a context point, before self-attention.
+        depth_key: linear layers that embed an input as query or key.
+        depth_rho: linear layers after the latent path's mean.
+        depth_decoder: linear layers of the decoder.
+        num_samples: draws of z that `predict` mixes over; 50 in the published tests.
+        likelihood: the head; None is a Gaussian with floor 0.01.
+    """
+
+    def __init__(
+        self,
+        dx: int,
+        dy: int,
+        dz: int = 128,
+        dim_latent: int = 128,
+        num_heads: int = 8,
+        depth_value: int = 2,
+        depth_key: int = 2,
+        depth_rho: int = 2,
+        depth_decoder: int = 3,
+        num_samples: int = 32,
+        likelihood: Likelihood | None = None,
+    ):
+        super().__init__(dx, dy, dim_latent, num_samples)
+        self.embed_value = mlp(dx + dy, dz, dz, depth_value)
+        self.mix_value = PostNormMAB(dz, num_heads)
+        self.embed_key = mlp(dx, dz, dz, depth_key)
+        self.cross = PostNormMAB(dz, num_heads)
+        self.embed_latent = nn.Sequential(mlp(dx + dy, dz, dz, depth_value), nn.ReLU())
+        self.mix_latent = PostNormMAB(dz, num_heads)
+        self.rho = mlp(dz, dz, 2 * dim_latent, depth_rho)
+        self.likelihood = likelihood or Gaussian(min_stddev=0.01)
+        self.decoder = mlp(dz + dim_latent + dx, dz, self.likelihood.num_features(dy), depth_decoder)
+
+    def _encode(self, points: Points) -> ANPSummary:
+        xy = torch.cat([points.x, points.y], -1)
+        value = self._mix(self.mix_value, self.embed_value(xy), points)
+        latent = self._mix(self.mix_latent, self.embed_latent(xy), points)
+        memory = self.cross.project(self.embed_key(points.x), value, points.mask)
+        return ANPSummary(memory, pool_rows(latent, points.mask))
+
+    def _latent(self, summary: ANPSummary) -> Normal:
+        return latent_normal(self.rho(summary.latent.mean.to(next(self.rho.parameters()).dtype)))
+
+    def _decode(self, summary: ANPSummary, z: Tensor, xt: Tensor) -> Predictive:
+        s, nt = z.shape[0], xt.shape[1]
+        r = self.cross(self.embed_key(xt), summary.memory)  # [b, nt, dz], whatever z
+        rows = [r.expand(s, -1, -1, -1), z[:, :, None].expand(-1, -1, nt, -1), xt.expand(s, -1, -1, -1)]
+        return self.likelihood(self.decoder(torch.cat(rows, -1)))
+
+    @staticmethod
+    def _mix(block: PostNormMAB, h: Tensor, points: Points) -> Tensor:
+        return block(h, block.project(h, h, points.mask))

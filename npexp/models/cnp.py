@@ -1,0 +1,64 @@
+"""Conditional neural process."""
+
+import torch
+from torch import Tensor, nn
+
+from npexp.layers.deepset import DeepSet, Pool
+from npexp.layers.mlp import mlp
+from npexp.likelihoods import Gaussian, Likelihood, Predictive
+from npexp.models.base import NeuralProcess, Points
+
+
+class CNP(NeuralProcess):
+    """The mean of embedded context points, decoded at each target (Garnelo et al. 2018a, arXiv 1807.01613).
+
+    Cost O(nc + nt), state O(1), updates and removals exact. The baseline: the mean blurs, so it under-fits.
+
+    Args:
+        dx: input size.
+        dy: output size.
+        dz: hidden width.
+        num_encoders: deep sets side by side, their summaries concatenated; 2 in the published comparisons, which give
+            the CNP the parameters of an NP.
+        depth_phi: linear layers before the mean.
+        depth_rho: linear layers after it.
+        depth_decoder: linear layers of the decoder.
+        likelihood: the head; None is a Gaussian with floor 0.01.
+    """
+
+    update_rule = "exact"
+    remove_rule = "exact"
+    constant_state = True
+
+    def __init__(
+        self,
+        dx: int,
+        dy: int,
+        dz: int = 128,
+        num_encoders: int = 1,
+        depth_phi: int = 4,
+        depth_rho: int = 2,
+        depth_decoder: int = 3,
+        likelihood: Likelihood | None = None,
+    ):
+        super().__init__(dx, dy)
+        self.encoders = nn.ModuleList(DeepSet(dx + dy, dz, dz, depth_phi, depth_rho) for _ in range(num_encoders))
+        self.likelihood = likelihood or Gaussian(min_stddev=0.01)
+        self.decoder = mlp(num_encoders * dz + dx, dz, self.likelihood.num_features(dy), depth_decoder)
+
+    def _encode(self, points: Points) -> tuple[Pool, ...]:
+        xy = torch.cat([points.x, points.y], -1)
+        return tuple(encoder.pool(xy, points.mask) for encoder in self.encoders)
+
+    def _extend(self, summary: tuple[Pool, ...], points: Points) -> tuple[Pool, ...]:
+        added = self._encode(points)
+        return tuple(Pool(a.total + b.total, a.count + b.count) for a, b in zip(summary, added, strict=True))
+
+    def _retract(self, summary: tuple[Pool, ...], points: Points) -> tuple[Pool, ...]:
+        gone = self._encode(points)
+        return tuple(Pool(a.total - b.total, a.count - b.count) for a, b in zip(summary, gone, strict=True))
+
+    def _predict(self, summary: tuple[Pool, ...], xt: Tensor) -> Predictive:
+        r = torch.cat([encoder.summary(pool) for encoder, pool in zip(self.encoders, summary, strict=True)], -1)
+        rows = torch.cat([r[:, None].expand(-1, xt.shape[1], -1), xt], -1)
+        return self.likelihood(self.decoder(rows))

@@ -1,0 +1,104 @@
+"""What all Transformer neural processes share: embed, stack, head."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from npexp.batch import count
+from npexp.layers.embedding import PointEmbedding
+from npexp.layers.mlp import mlp
+from npexp.likelihoods import Gaussian, Likelihood, Predictive
+from npexp.mixers.base import Tokens
+from npexp.mixers.stack import Stack
+from npexp.models.base import NeuralProcess, Points
+from npexp.ops.order import canonical_order, curve_key, target_rank
+
+
+class TransformerSummary(NamedTuple):
+    """What targets read.
+
+    Args:
+        layers: one mixer state per layer.
+        n: real context points, `[b]`.
+        keys: sorted curve keys of the context, `[b, nc]`, where the stack sorts, else None.
+    """
+
+    layers: tuple[Any, ...]
+    n: Tensor
+    keys: Tensor | None
+
+
+class TransformerNP(NeuralProcess):
+    """An embedder, a stack of layers around one mixer, and a head; variants choose the parts in their constructors.
+
+    Targets see the context through the stack's summaries and never each other. Cost, state size, updates and removals
+    are the mixer's.
+
+    Args:
+        dx: input size.
+        dy: output size.
+        embedding: points to tokens.
+        stack: the layers.
+        dz: width of the tokens.
+        dim_head: hidden width of the network in front of the likelihood.
+        likelihood: the head; None is a Gaussian with floor 0.01.
+        sort: brings the context into canonical order first, O(nc log nc), which makes predictions bit-for-bit the same
+            for every permutation; forced where the mixer needs an order.
+    """
+
+    def __init__(
+        self,
+        dx: int,
+        dy: int,
+        embedding: PointEmbedding,
+        stack: Stack,
+        dz: int,
+        dim_head: int,
+        likelihood: Likelihood | None,
+        sort: bool,
+    ):
+        super().__init__(dx, dy)
+        self.embedding, self.stack = embedding, stack
+        self.likelihood = likelihood or Gaussian(min_stddev=0.01)
+        self.head = mlp(dz, dim_head, self.likelihood.num_features(dy), 2)
+        self.sort = sort or stack.mixer.needs_order
+        self.update_rule = "exact" if stack.updatable else "recompute"
+        self.remove_rule = "exact" if stack.removable else "none"
+        self.constant_state = stack.updatable and stack.mixer.state == "constant"
+        self.permutation_invariant = self.sort or stack.mixer.permutation_invariant
+
+    def _encode(self, points: Points) -> TransformerSummary:
+        keys = None
+        if self.sort:
+            order = canonical_order(*points)
+            points = Points(*(None if p is None else _take(p, order) for p in points))
+            keys = curve_key(points.x)
+        tokens = self._context(points)
+        return TransformerSummary(self.stack.summarise(tokens), tokens.n, keys)
+
+    def _extend(self, summary: TransformerSummary, points: Points) -> TransformerSummary:
+        new = self._context(points)
+        return summary._replace(layers=self.stack.extend(summary.layers, new), n=summary.n + new.n)
+
+    def _retract(self, summary: TransformerSummary, points: Points) -> TransformerSummary:
+        old = self._context(points)
+        return summary._replace(layers=self.stack.retract(summary.layers, old), n=summary.n - old.n)
+
+    def _predict(self, summary: TransformerSummary, xt: Tensor) -> Predictive:
+        rank = None if summary.keys is None else target_rank(summary.keys, curve_key(xt), summary.n)
+        targets = Tokens(self.embedding.target(xt), xt, None, summary.n, rank)
+        return self.likelihood(self.head(self.stack.read(targets, summary.layers)))
+
+    def _context(self, points: Points) -> Tokens:
+        h = self.embedding.context(points.x, points.y)
+        rank = torch.arange(h.shape[1], device=h.device).expand(h.shape[:2]) if self.sort else None
+        if points.mask is not None:
+            h = torch.where(points.mask[..., None], h, torch.zeros_like(h))
+        return Tokens(h, points.x, points.mask, count(points.mask, points.x), rank)
+
+
+def _take(rows: Tensor, order: Tensor) -> Tensor:
+    """Rows `[b, n]` or `[b, n, d]` in the given order `[b, n]`."""
+    index = order if rows.ndim == 2 else order[..., None].expand_as(rows)
+    return rows.gather(1, index)

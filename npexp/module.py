@@ -1,0 +1,118 @@
+"""The one LightningModule: any neural process, any objective, one way to train and to score."""
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import nn
+
+from npexp.batch import TaskBatch
+from npexp.errors import ConfigError
+from npexp.likelihoods.base import Predictive
+from npexp.metrics import Evaluation
+from npexp.models.base import NeuralProcess
+from npexp.models.latent import LatentNeuralProcess
+from npexp.objectives import OBJECTIVES, with_context
+
+
+class NPModule(LightningModule):
+    """Trains and scores a neural process.
+
+    Args:
+        net: the model.
+        objective: "loglik"; for latent-variable models also "elbo" and "importance_weighted".
+        num_samples: draws of the latent per training step.
+        include_context: trains on context points as targets too, as the CNP and NP families are published.
+        optimizer: makes the optimiser from the parameters.
+        lr_scheduler: makes the schedule from the optimiser; stepped once per training step.
+
+    Attributes:
+        test_results: after testing, metric name to value, e.g. "test/loglik_joint" and "test/loglik_joint_sem".
+
+    Raises:
+        ConfigError: an objective that needs a latent variable, for a model without one.
+    """
+
+    def __init__(
+        self,
+        net: NeuralProcess,
+        objective: Literal["loglik", "elbo", "importance_weighted"] = "loglik",
+        num_samples: int = 4,
+        include_context: bool = False,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ):
+        super().__init__()
+        if objective != "loglik" and not isinstance(net, LatentNeuralProcess):
+            raise ConfigError(
+                f"objective '{objective}' needs a latent-variable model such as NP or ANP, got {type(net).__name__}: "
+                "use objective 'loglik'"
+            )
+        # under the command line this stores the parsed description of `net`, not the object, so that a checkpoint is
+        # plain data from which the model can be rebuilt
+        self.save_hyperparameters()
+        self.net = net
+        self.objective, self.num_samples, self.include_context = objective, num_samples, include_context
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.val_metrics = Evaluation(energy=False)
+        self.test_metrics = nn.ModuleList()
+        self.test_results: dict[str, float] = {}
+
+    def forward(self, batch: TaskBatch) -> Predictive:
+        """Predicts a batch's targets from its context."""
+        return self.net(batch.xc, batch.yc, batch.xt, batch.mask_c)
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser, and its schedule stepped once per training step."""
+        optimizer = self.optimizer(self.net.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        return [optimizer], [{"scheduler": self.lr_scheduler(optimizer), "interval": "step"}]
+
+    def on_before_batch_transfer(self, batch: TaskBatch, dataloader_idx: int) -> TaskBatch:
+        """Refuses bad values while they are still cheap to look at, on the host."""
+        return batch.check()
+
+    def training_step(self, batch: TaskBatch, batch_idx: int) -> torch.Tensor:
+        """One step of the objective."""
+        loss = OBJECTIVES[self.objective](
+            self.net, with_context(batch) if self.include_context else batch, self.num_samples
+        )
+        self.log("train/loss", loss.total.detach(), prog_bar=True, batch_size=batch.num_tasks)
+        for name, value in loss.parts.items():
+            self.log(f"train/{name}", value, batch_size=batch.num_tasks)
+        return loss.total
+
+    def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
+        """Scores a batch."""
+        self.val_metrics.update(self(batch), batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs every metric; the metric has summed over processes itself."""
+        values = {f"val/{name}": value for name, value in self.val_metrics.compute().items()}
+        self.val_metrics.reset()
+        self.log_dict(values, rank_zero_only=False)
+        self.log("loglik", values["val/loglik_joint"], prog_bar=True, logger=False)
+
+    def on_test_start(self) -> None:
+        """One evaluation per test set."""
+        self.test_metrics = nn.ModuleList(Evaluation() for _ in self.test_names).to(self.device)
+
+    def test_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Scores a batch of one of the test sets."""
+        self.test_metrics[dataloader_idx].update(self(batch), batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs and keeps every metric of every test set."""
+        self.test_results = {
+            f"{name}/{key}": value
+            for name, metrics in zip(self.test_names, self.test_metrics, strict=True)
+            for key, value in metrics.compute().items()
+        }
+        self.log_dict(self.test_results, rank_zero_only=False)
+
+    @property
+    def test_names(self) -> tuple[str, ...]:
+        """Names of the test sets, the in-distribution one first."""
+        return tuple(getattr(self.trainer.datamodule, "test_names", ("test",)))

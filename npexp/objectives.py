@@ -1,0 +1,102 @@
+"""What is minimised: the only place that knows about training losses.
+
+Every objective is in nats per target and output channel, averaged over tasks, so that losses compare across sizes.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence
+
+from npexp.batch import TaskBatch
+from npexp.errors import UnsupportedError
+from npexp.models.base import NeuralProcess, State
+from npexp.models.latent import LatentNeuralProcess
+
+
+class Loss(NamedTuple):
+    """The number to minimise and its parts for the log, all scalars."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+Objective = Callable[[NeuralProcess, TaskBatch, int], Loss]
+
+
+def loglik(net: NeuralProcess, batch: TaskBatch, num_samples: int) -> Loss:
+    """Minus the joint log-likelihood of the targets given the context (Garnelo et al. 2018a).
+
+    A latent-variable model is scored under `num_samples` fresh draws from its prior p(z | C), a biased but consistent
+    estimate of log p(yt | C) (Foong et al. 2020, arXiv 2007.01332).
+    """
+    state = net.encode(batch.xc, batch.yc, batch.mask_c)
+    if isinstance(net, LatentNeuralProcess):
+        pred = net.decode(state, net.distribution(state).rsample((num_samples,)), batch.xt)
+    else:
+        pred = net.predict(state, batch.xt)
+    score = _per_channel(pred.joint_log_prob(batch.yt, batch.mask_t), batch)
+    return Loss(-score, {"loglik_joint": score.detach()})
+
+
+def elbo(net: NeuralProcess, batch: TaskBatch, num_samples: int) -> Loss:
+    """Minus the evidence lower bound E_q[log p(yt | z, C)] - KL(q(z | C, T) || p(z | C)) (Garnelo et al. 2018b)."""
+    state, prior, posterior = _latents(net, batch, "elbo")
+    z = posterior.rsample((num_samples,))
+    log_prob = net.decode(state, z, batch.xt).component_log_prob(batch.yt, batch.mask_t).mean(0)
+    reconstruction = _per_channel(log_prob, batch)
+    kl = _per_channel(kl_divergence(posterior, prior).sum(-1), batch)
+    return Loss(kl - reconstruction, {"reconstruction": reconstruction.detach(), "kl": kl.detach()})
+
+
+def importance_weighted(net: NeuralProcess, batch: TaskBatch, num_samples: int) -> Loss:
+    """Minus the importance-weighted bound log mean_s p(yt | z_s, C) p(z_s | C) / q(z_s | C, T) (Le et al. 2018).
+
+    With one sample it is a one-sample ELBO; the bound tightens with more (Burda et al. 2016, arXiv 1509.00519).
+    """
+    state, prior, posterior = _latents(net, batch, "importance_weighted")
+    z = posterior.rsample((num_samples,))
+    log_prob = net.decode(state, z, batch.xt).component_log_prob(batch.yt, batch.mask_t)
+    log_ratio = (posterior.log_prob(z) - prior.log_prob(z)).sum(-1)
+    bound = (log_prob - log_ratio).logsumexp(0) - torch.tensor(num_samples).log().to(log_prob)
+    total = _per_channel(bound, batch)
+    parts = {
+        "reconstruction": _per_channel(log_prob.mean(0), batch).detach(),
+        "kl": _per_channel(log_ratio.mean(0), batch).detach(),
+    }
+    return Loss(-total, parts)
+
+
+OBJECTIVES: dict[str, Objective] = {"loglik": loglik, "elbo": elbo, "importance_weighted": importance_weighted}
+
+
+def with_context(batch: TaskBatch) -> TaskBatch:
+    """The same tasks with the context points among the targets, as the CNP and NP families are published."""
+    mask = None
+    if batch.mask_c is not None or batch.mask_t is not None:
+        parts = [(batch.mask_c, batch.xc), (batch.mask_t, batch.xt)]
+        mask = torch.cat([torch.ones_like(x[..., 0], dtype=torch.bool) if m is None else m for m, x in parts], 1)
+    return batch._replace(
+        xt=torch.cat([batch.xc, batch.xt], 1),
+        yt=torch.cat([batch.yc, batch.yt], 1),
+        mask_t=mask,
+        oracle_joint=None,
+        oracle_marginal=None,
+    )
+
+
+def _latents(net: NeuralProcess, batch: TaskBatch, name: str) -> tuple[State, Normal, Normal]:
+    if not isinstance(net, LatentNeuralProcess):
+        raise UnsupportedError(
+            f"objective '{name}' needs a latent-variable model such as NP or ANP, got {type(net).__name__}: "
+            "use objective 'loglik'"
+        )
+    state = net.encode(batch.xc, batch.yc, batch.mask_c)
+    everything = net.update(state, batch.xt, batch.yt, batch.mask_t)
+    return state, net.distribution(state), net.distribution(everything)
+
+
+def _per_channel(per_task: Tensor, batch: TaskBatch) -> Tensor:
+    return (per_task / (batch.num_target * batch.yt.shape[-1])).mean()

@@ -1,0 +1,1 @@
+"""Pure functions on tensors. A fast path and its `*_naive` twin live in one file."""

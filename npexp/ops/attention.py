@@ -1,0 +1,88 @@
+"""Softmax attention, whole and in mergeable parts.
+
+Masks are boolean over the keys, True = may be attended. An empty key set gives 0, never NaN.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+def attend(
+    q: Float[Tensor, "b h nq dh"],
+    k: Float[Tensor, "b h nk dh"],
+    v: Float[Tensor, "b h nk dh"],
+    mask: Bool[Tensor, "b nk"] | None = None,
+    scale: float | None = None,
+) -> Float[Tensor, "b h nq dh"]:
+    """Softmax attention through PyTorch's fused kernel: time O(nq nk), memory O(nq + nk).
+
+    The mask is broadcast, never materialised to `[b, h, nq, nk]`, and `q`, `k` and `v` share one head size: either
+    slip would silently select the quadratic-memory path.
+    """
+    if k.shape[2] == 0:
+        return torch.zeros_like(q)
+    return scaled_dot_product_attention(q, k, v, None if mask is None else mask[:, None, None, :], scale=scale)
+
+
+def attend_naive(
+    q: Float[Tensor, "b h nq dh"],
+    k: Float[Tensor, "b h nk dh"],
+    v: Float[Tensor, "b h nk dh"],
+    mask: Bool[Tensor, "b nk"] | None = None,
+    scale: float | None = None,
+) -> Float[Tensor, "b h nq dh"]:
+    """Twin of `attend` that spells out the softmax."""
+    return attend_part(q, k, v, mask, scale).out
+
+
+class Part(NamedTuple):
+    """Softmax attention over some of the keys, in a form that can be merged with the rest.
+
+    Args:
+        out: average of the values, `[b, h, nq, dh]`.
+        lse: log-sum-exp of the masked logits, `[b, h, nq]`; -inf for an empty key set.
+    """
+
+    out: Tensor
+    lse: Tensor
+
+
+def attend_part(
+    q: Float[Tensor, "b h nq dh"],
+    k: Float[Tensor, "b h nk dh"],
+    v: Float[Tensor, "b h nk dh"],
+    mask: Bool[Tensor, "b nk"] | None = None,
+    scale: float | None = None,
+) -> Part:
+    """Softmax attention with its log-normaliser: time and memory O(nq nk), in float32 or better."""
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    with torch.autocast(q.device.type, enabled=False):
+        logits = q.to(dtype) @ k.to(dtype).mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+        if mask is not None:
+            logits = logits.masked_fill(~mask[:, None, None, :], -torch.inf)
+        if logits.shape[-1] == 0:
+            lse = logits.new_full(logits.shape[:-1], -torch.inf)
+        else:
+            lse = logits.logsumexp(-1)
+        # exp(-inf - -inf) is NaN: an empty row subtracts 0 instead, and its weights are exp(-inf) = 0
+        weights = (logits - _finite(lse)[..., None]).exp()
+        return Part(weights @ v.to(dtype), lse)
+
+
+def merge_parts(a: Part, b: Part) -> Part:
+    """Attention over the union of two disjoint key sets; the identity is (0, -inf).
+
+    The rescaling of Feng et al. 2024 (arXiv 2305.14567, section 4) written symmetrically: nothing is exponentiated
+    but non-positive numbers, so no logit is too large.
+    """
+    lse = torch.logaddexp(a.lse, b.lse)
+    shift = _finite(lse)
+    return Part((a.lse - shift).exp()[..., None] * a.out + (b.lse - shift).exp()[..., None] * b.out, lse)
+
+
+def _finite(lse: Tensor) -> Tensor:
+    return torch.where(lse == -torch.inf, torch.zeros_like(lse), lse)

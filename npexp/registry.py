@@ -1,0 +1,101 @@
+"""Names: every model is a YAML under `conf/model`, every data set one under `conf/data`, every mixer a registration."""
+
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from npexp.config import conf_dir
+from npexp.errors import ConfigError, UnknownNameError, suggest
+
+
+def build(name: str, **overrides: Any) -> Any:
+    """Builds the model that `conf/model/<name>.yaml` describes.
+
+    Args:
+        name: e.g. "cmanp" or "paper/tnpd".
+        **overrides: constructor arguments; dx and dy are always needed.
+
+    Raises:
+        UnknownNameError: no such YAML.
+        ConfigError: an argument that the model does not have, or a missing one.
+    """
+    spec = _spec("model", name)
+    return instantiate({**spec, "init_args": {**spec.get("init_args", {}), **overrides}})
+
+
+def build_data(name: str, **overrides: Any) -> Any:
+    """Builds the LightningDataModule that `conf/data/<name>.yaml` describes, with some arguments replaced."""
+    spec = _spec("data", name)
+    return instantiate({**spec, "init_args": {**spec.get("init_args", {}), **overrides}})
+
+
+def available_models() -> dict[str, dict[str, Any]]:
+    """Model names with their traits and parameter counts (at dx = dy = 1)."""
+    found = {}
+    for name in names("model"):
+        model = build(name, dx=1, dy=1)
+        found[name] = {"parameters": sum(p.numel() for p in model.parameters()), **model.traits}
+    return found
+
+
+def available_mixers() -> dict[str, dict[str, Any]]:
+    """Mixer names with their traits."""
+    from npexp.mixers.base import registered
+
+    keys = ("permutation_invariant", "needs_order", "update", "removable", "state", "contexts")
+    return {name: {key: getattr(cls, key) for key in keys} for name, cls in registered().items()}
+
+
+def available_data() -> dict[str, dict[str, Any]]:
+    """Data names with their traits."""
+    return {name: build_data(name).traits for name in names("data")}
+
+
+def names(group: str) -> list[str]:
+    """Names of the YAMLs in one group of `conf`."""
+    root = conf_dir() / group
+    return sorted(p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml"))
+
+
+def instantiate(spec: Any, trusted: tuple[str, ...] = ("npexp", "datamodules")) -> Any:
+    """Turns `{class_path, init_args}` into an object, depth first; anything else is returned as it is.
+
+    Args:
+        spec: the description, as it stands in YAML files and checkpoints.
+        trusted: packages that classes may come from.
+
+    Raises:
+        ConfigError: a class from elsewhere, an unknown class, or arguments it does not take.
+    """
+    if isinstance(spec, list):
+        return [instantiate(item, trusted) for item in spec]
+    if not isinstance(spec, dict):
+        return spec
+    if "class_path" not in spec:
+        return {key: instantiate(value, trusted) for key, value in spec.items()}
+    module, _, name = spec["class_path"].rpartition(".")
+    if module.split(".")[0] not in trusted:
+        raise ConfigError(f"expected a class of {' or '.join(trusted)}, got '{spec['class_path']}': refusing to load it")
+    cls = getattr(importlib.import_module(module), name, None)
+    if not inspect.isclass(cls):
+        raise ConfigError(f"expected a class, '{spec['class_path']}' is none")
+    arguments = {key: instantiate(value, trusted) for key, value in (spec.get("init_args") or {}).items()}
+    parameters = inspect.signature(cls).parameters
+    for key in arguments:
+        if key not in parameters:
+            raise ConfigError(f"{name} has no argument '{key}'; {suggest(key, parameters)}")
+    missing = [k for k, p in parameters.items() if p.default is p.empty and k not in arguments]
+    if missing:
+        raise ConfigError(f"{name} needs {', '.join(missing)}: pass them by name")
+    return cls(**arguments)
+
+
+def _spec(group: str, name: str) -> dict[str, Any]:
+    path = conf_dir() / group / Path(name).with_suffix(".yaml")
+    if not path.is_file():
+        raise UnknownNameError(group, name, names(group))
+    node: Any = yaml.safe_load(path.read_text())[group]
+    return node["net"] if group == "model" else node

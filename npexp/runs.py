@@ -1,0 +1,243 @@
+"""Run folders: `runs/<name>/<version>/` holds everything about one training run.
+
+The command line is completed here, before anything heavy is imported: configurations become absolute paths, "last"
+and "best" become checkpoint files, and the run gets its name and version. Processes that Lightning starts for
+further devices execute the completed command line, so they agree with the first one on all of it.
+"""
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from npexp.config import config_names, expand, setting
+from npexp.errors import ConfigError, suggest
+
+
+class Run(NamedTuple):
+    """One run folder.
+
+    Args:
+        root: the folder of all runs.
+        name: what is run, e.g. "gp_rbf_cmanp"; may hold slashes.
+        version: which attempt, from 0.
+    """
+
+    root: Path
+    name: str
+    version: int
+
+    @property
+    def folder(self) -> Path:
+        """Where the run keeps its files."""
+        return self.root / self.name / str(self.version)
+
+    @property
+    def config(self) -> Path:
+        """The full configuration of the run."""
+        return self.folder / "config.yaml"
+
+    def checkpoint(self, name: str) -> Path:
+        """The file of the checkpoint "last" or "best"."""
+        return self.folder / "checkpoints" / f"{name}.ckpt"
+
+
+class Arguments:
+    """Command-line words as `(option, value)` pairs, keeping what is not understood as it stands."""
+
+    def __init__(self, words: Sequence[str]):
+        self.words = list(words)
+
+    def _pairs(self) -> Iterator[tuple[str, str, slice]]:
+        for i, word in enumerate(self.words):
+            key, equals, value = word.partition("=")
+            if equals:
+                yield key, value, slice(i, i + 1)
+            elif i + 1 < len(self.words):
+                yield key, self.words[i + 1], slice(i, i + 2)
+
+    def all(self, *options: str) -> list[str]:
+        """Every value given for these options, in order."""
+        return [value for key, value, _ in self._pairs() if key in options]
+
+    def last(self, option: str) -> str | None:
+        """The value that counts, or None."""
+        return next(reversed(self.all(option)), None)
+
+    def without(self, *options: str) -> list[str]:
+        """The words less these options and their values."""
+        gone = {i for key, _, where in self._pairs() if key in options for i in range(where.start, where.stop)}
+        return [word for i, word in enumerate(self.words) if i not in gone]
+
+
+def complete(command: str, words: Sequence[str], base: str = "base") -> tuple[list[str], Run]:
+    """The completed arguments of `fit`, `validate` or `test`, and the run they work in.
+
+    Args:
+        command: what to do with the run.
+        words: the arguments as typed.
+        base: the configuration below all others.
+
+    Raises:
+        ConfigError: no configuration, no such run or checkpoint, or a version that is taken.
+        UnknownNameError: an unknown configuration.
+    """
+    args = Arguments(words)
+    asked = args.all("--config", "-c")
+    layers = expand(asked)
+    root = Path(args.last("--runs_dir") or setting("runs_dir", layers) or "runs").resolve()
+    name = args.last("--name") or setting("name", layers) or (Path(asked[-1]).stem if asked else None)
+    version = _number(args.last("--version"))
+    if name is not None and (Path(name).is_absolute() or ".." in Path(name).parts):
+        raise ConfigError(f"expected a run name such as 'gp_rbf' or 'study/trial_3', got '{name}'")
+
+    # Nobody means to test a model that was never trained; `--ckpt_path null` asks for it.
+    needs_none = command == "fit" or only_prints(words)
+    wanted = args.last("--ckpt_path") or ("null" if needs_none else "best")
+    checkpoint, origin = find_checkpoint(wanted, root, name, version, "last" if command == "fit" else "best")
+    if not asked and origin is not None and origin.config.is_file():
+        asked = [str(origin.config)]
+    elif not asked and not args.all("--model", "--model.net", "--data"):
+        near = ", ".join(config_names("experiment")[:4])
+        raise ConfigError(f"{command} needs --config EXPERIMENT" + (f", for example {near}" if near else ""))
+
+    if origin is not None and name in (None, origin.name) and version in (None, origin.version):
+        run = origin
+    else:
+        run = _new(root, name or (origin.name if origin else "run"), version)
+    rest = args.without("--config", "-c", "--ckpt_path", "--name", "--version", "--runs_dir")
+    done = [word for path in expand([base, *asked]) for word in ("--config", str(path))] + rest
+    if checkpoint is not None:
+        done.append(f"--ckpt_path={checkpoint}")
+    return [*done, f"--runs_dir={run.root}", f"--name={run.name}", f"--version={run.version}"], run
+
+
+def only_prints(words: Sequence[str]) -> bool:
+    """Whether the arguments ask for help or for the merged configuration, and for no work."""
+    return any(w in ("-h", "--help") or w.startswith("--print_config") or w.split("=")[0].endswith(".help") for w in words)
+
+
+def find_checkpoint(
+    wanted: str, root: Path, name: str | None, version: int | None, default: str = "best"
+) -> tuple[Path | None, Run | None]:
+    """The checkpoint file that is meant, and the run it belongs to.
+
+    Args:
+        wanted: "last", "best", a checkpoint file, a run folder, or "null" for none.
+        root: the folder of all runs.
+        name: the run's name, for "last" and "best".
+        version: the run's version; None is the newest.
+        default: which checkpoint a run folder stands for.
+    """
+    if wanted in ("null", "None", "none", ""):
+        return None, None
+    if wanted in ("last", "best"):
+        if name is None:
+            raise ConfigError(f"--ckpt_path {wanted} needs a run: give --config or --name")
+        if version is None:
+            version = max(versions(root, name), default=None)
+        if version is None:
+            others = suggest(name, run_names(root)) if run_names(root) else "train one with npexp fit"
+            raise ConfigError(f"there is no run '{name}' in {root}; {others}")
+        run = Run(root, name, version)
+        path = run.checkpoint(wanted)
+        if not path.is_file():
+            having = [v for v in versions(root, name) if Run(root, name, v).checkpoint(wanted).is_file()]
+            hint = f"--version {having[-1]} has one" if having else "train first with npexp fit"
+            raise ConfigError(f"{run.folder} has no {wanted}.ckpt; {hint}")
+        return path, run
+    path = Path(wanted).resolve()
+    if path.is_dir() and not (path / "checkpoints").is_dir() and versions(path.parent, path.name):
+        path = path / str(versions(path.parent, path.name)[-1])
+    if path.is_dir():
+        path = path / "checkpoints" / f"{default}.ckpt"
+    if not path.is_file():
+        raise ConfigError(f"there is no checkpoint {path}: give a .ckpt file, a run folder, 'last' or 'best'")
+    return path, _owner(path, root)
+
+
+def _owner(checkpoint: Path, root: Path) -> Run | None:
+    """The run that wrote a checkpoint file, or None for a file that lies elsewhere."""
+    folder = checkpoint.parent.parent
+    if checkpoint.parent.name != "checkpoints" or not folder.name.isdigit() or not (folder / "config.yaml").is_file():
+        return None
+    # Inside the folder of all runs the name is the whole path to the version; elsewhere it is the last folder.
+    home = root if root in folder.parents[1:] else folder.parents[1]
+    return Run(home, folder.parent.relative_to(home).as_posix(), int(folder.name))
+
+
+def versions(root: Path, name: str) -> list[int]:
+    """The versions of a run, ascending."""
+    home = root / name
+    return sorted(int(p.name) for p in home.iterdir() if p.name.isdigit() and p.is_dir()) if home.is_dir() else []
+
+
+def run_names(root: Path) -> list[str]:
+    """The names of all runs, sorted."""
+    return sorted({p.parents[1].relative_to(root).as_posix() for p in root.glob("**/[0-9]*/config.yaml")})
+
+
+def _number(version: str | None) -> int | None:
+    if version is None or version in ("null", "None"):
+        return None
+    if not version.isdigit():
+        raise ConfigError(f"expected --version to be a whole number from 0, got '{version}'")
+    return int(version)
+
+
+def _new(root: Path, name: str, version: int | None) -> Run:
+    # A launcher such as torchrun starts every process by itself, so they cannot agree on the next free number.
+    launched = "LOCAL_RANK" in os.environ
+    if version is None and launched:
+        raise ConfigError("several processes were started from outside: give them all the same --version")
+    if version is None:
+        version = max(versions(root, name), default=-1) + 1
+    return Run(root, name, version)
+
+
+def reserve(run: Run) -> bool:
+    """Makes the folder of a new run, so that a second command started now takes the next version.
+
+    Returns:
+        Whether the folder is new.
+
+    Raises:
+        ConfigError: another run lives there.
+    """
+    if "LOCAL_RANK" in os.environ:
+        return False
+    try:
+        run.folder.mkdir(parents=True)
+    except FileExistsError:
+        if any(run.folder.iterdir()):
+            raise ConfigError(
+                f"{run.folder} holds a run already: continue it with --ckpt_path last, or leave out --version"
+            ) from None
+        return False
+    return True
+
+
+def revision() -> str | None:
+    """The git commit of the code, with "-dirty" after it when files were changed; None outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    here = Path(__file__).resolve().parent
+    try:
+        result = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None
+
+
+def package_versions(names: Sequence[str] = ("npexp", "torch", "lightning", "gpytorch", "numpy")) -> dict[str, Any]:
+    """The versions a result depends on, Python's first."""
+    found: dict[str, Any] = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = package_version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
