@@ -80,7 +80,7 @@ def standard_normal(n: int, like: Float[Tensor, "b nt dy"], seed: int | None) ->
 
 
 def hide_padding(
-    yt: Float[Tensor, "*s b nt dy"], fill: Float[Tensor, "*s b nt dy"], mask_t: Bool[Tensor, "b nt"] | None
+    yt: Float[Tensor, "b nt dy"], fill: Float[Tensor, "*s b nt dy"], mask_t: Bool[Tensor, "b nt"] | None
 ) -> Float[Tensor, "*s b nt dy"]:
     """yt with its padded slots replaced by `fill`, so that NaN there reaches neither values nor gradients."""
-    return yt if mask_t is None else torch.where(mask_t[..., None], yt, fill)
+    return yt.expand_as(fill) if mask_t is None else torch.where(mask_t[..., None], yt, fill)

@@ -1,0 +1,231 @@
+"""What must hold for any neural process, as functions of a model: each raises AssertionError where it does not.
+
+Models come in float64, so that tolerances mean something: round-off is 1e-12, a leak is 1e-3.
+"""
+
+import inspect
+
+import torch
+
+import npexp
+from npexp.batch import TaskBatch
+from npexp.models.base import NeuralProcess
+from npexp.registry import names
+
+TINY = {"dz": 16, "num_layers": 2, "num_heads": 2, "dim_feedforward": 16, "num_latents": 3, "num_block_latents": 4}
+TINY |= {"dim_latent": 4, "num_samples": 3, "dim_head": 8}
+CLOSE = {"rtol": 1e-9, "atol": 1e-10}
+
+MODELS = names("model")
+MIXERS = [(name, wiring) for name, t in npexp.available_mixers().items() for wiring in t["contexts"]]
+
+
+def tiny(name: str, seed: int = 0, **overrides) -> NeuralProcess:
+    """A small float64 model of any YAML, with dx = 2 and dy = 2, its weights shaken out of their initial zeros."""
+    settings = npexp.registry._spec("model", name)
+    parameters = inspect.signature(type(npexp.build(name, dx=1, dy=1))).parameters
+    small = {k: v for k, v in TINY.items() if k in parameters}
+    torch.manual_seed(seed)
+    model = npexp.build(name, dx=2, dy=2, **{**small, **overrides}).double().eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    assert settings["class_path"].endswith(type(model).__name__)
+    return model
+
+
+def tiny_mixer(mixer: str, wiring: str, **overrides) -> NeuralProcess:
+    """A small TNP around a mixer."""
+    return tiny("tnp", mixer=mixer, context=wiring, num_layers=3, **overrides)
+
+
+def tasks(b: int = 3, nc: int = 7, nt: int = 5, seed: int = 0) -> TaskBatch:
+    """Random tasks with dx = dy = 2."""
+    g = torch.Generator().manual_seed(seed)
+    return TaskBatch(*(torch.randn(b, n, 2, generator=g, dtype=torch.float64) for n in (nc, nc, nt, nt)))
+
+
+def same(a, b, **tolerance) -> None:
+    """Two predictives have the same moments."""
+    torch.testing.assert_close(a.mean, b.mean, **(tolerance or CLOSE))
+    torch.testing.assert_close(a.stddev, b.stddev, **(tolerance or CLOSE))
+
+
+def differ(a, b) -> bool:
+    """Two predictives differ by more than round-off."""
+    return bool((a.mean - b.mean).abs().max() + (a.stddev - b.stddev).abs().max() > 1e-6)
+
+
+def depends_on_context(model: NeuralProcess) -> None:
+    """A model that ignores its context would pass most checks."""
+    t = tasks()
+    assert differ(model(t.xc, t.yc, t.xt), model(t.xc, t.yc + 1, t.xt))
+    assert differ(model(t.xc, t.yc, t.xt), model(t.xc + 1, t.yc, t.xt))
+
+
+def permutation_invariant(model: NeuralProcess, exact: bool = False) -> None:
+    """The order of context points does not matter; `exact` means bit for bit."""
+    t = tasks()
+    order = torch.randperm(t.xc.shape[1], generator=torch.Generator().manual_seed(1))
+    a, b = model(t.xc, t.yc, t.xt), model(t.xc[:, order], t.yc[:, order], t.xt)
+    same(a, b, **({"rtol": 0, "atol": 0} if exact else {}))
+
+
+def targets_do_not_interact(model: NeuralProcess) -> None:
+    """Targets predicted alone, reordered or together."""
+    t = tasks()
+    state = model.encode(t.xc, t.yc)
+    together = model.predict(state, t.xt)
+    alone = [model.predict(state, t.xt[:, i : i + 1]) for i in range(t.xt.shape[1])]
+    torch.testing.assert_close(together.mean, torch.cat([p.mean for p in alone], 1), **CLOSE)
+    torch.testing.assert_close(together.stddev, torch.cat([p.stddev for p in alone], 1), **CLOSE)
+    torch.testing.assert_close(together.mean.flip(1), model.predict(state, t.xt.flip(1)).mean, **CLOSE)
+
+
+def tasks_do_not_interact(model: NeuralProcess) -> None:
+    """A task alone or among others."""
+    t = tasks()
+    batch = model(t.xc, t.yc, t.xt)
+    for i in range(t.num_tasks):
+        one = model(t.xc[i : i + 1], t.yc[i : i + 1], t.xt[i : i + 1])
+        torch.testing.assert_close(batch.mean[i : i + 1], one.mean, **CLOSE)
+        torch.testing.assert_close(batch.stddev[i : i + 1], one.stddev, **CLOSE)
+
+
+def padding_is_inert(model: NeuralProcess) -> None:
+    """Ragged tasks padded with NaN predict like the same tasks unpadded, with finite gradients."""
+    t, sizes = tasks(), [7, 3, 0]
+    mask = torch.arange(7) < torch.tensor(sizes)[:, None]
+    nan = torch.full_like(t.xc, torch.nan)
+    xc, yc = (torch.where(mask[..., None], v, nan) for v in (t.xc, t.yc))
+    padded = model(xc, yc, t.xt, mask)
+    for i, n in enumerate(sizes):
+        one = model(t.xc[i : i + 1, :n], t.yc[i : i + 1, :n], t.xt[i : i + 1])
+        torch.testing.assert_close(padded.mean[i : i + 1], one.mean, **CLOSE)
+        torch.testing.assert_close(padded.stddev[i : i + 1], one.stddev, **CLOSE)
+    mask_t = torch.arange(5) < torch.tensor([5, 2, 1])[:, None]
+    yt = torch.where(mask_t[..., None], t.yt, torch.full_like(t.yt, torch.nan))
+    loss = -padded.joint_log_prob(yt, mask_t).sum()
+    assert loss.isfinite()
+    model.zero_grad()
+    loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def small_contexts_work(model: NeuralProcess) -> None:
+    """No point, one, two, and all points in one place give finite predictions and gradients."""
+    for nc in (0, 1, 2):
+        t = tasks(nc=nc)
+        pred = model(t.xc, t.yc, t.xt)
+        assert pred.mean.isfinite().all() and (pred.stddev > 0).all()
+        model.zero_grad()
+        pred.joint_log_prob(t.yt).sum().backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    t = tasks()
+    tied = torch.zeros_like(t.xc)
+    assert model(tied, t.yc, t.xt).mean.isfinite().all()
+    permutation_invariant(model)
+
+
+def update_is_encode(model: NeuralProcess) -> None:
+    """Points added in two steps, ragged ones too, equal all at once; the old state stays as it was."""
+    t = tasks()
+    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 0]], dtype=torch.bool)
+    old = model.encode(t.xc[:, :3], t.yc[:, :3])
+    before = model.predict(old, t.xt)
+    new = model.update(old, t.xc[:, 3:], t.yc[:, 3:], mask)
+    whole = torch.cat([torch.ones(3, 3, dtype=torch.bool), mask], 1)
+    same(model.predict(new, t.xt), model(t.xc, t.yc, t.xt, whole))
+    same(model.predict(old, t.xt), before, rtol=0, atol=0)
+    assert differ(model.predict(new, t.xt), before)
+
+
+def exact_updates_keep_no_points(model: NeuralProcess) -> None:
+    """A state kept by an exact model does not hold the context; a recomputing one does."""
+    t = tasks()
+    assert (model.encode(t.xc, t.yc).context is None) == (model.traits["update"] == "exact")
+
+
+def chunks_do_not_matter(model: NeuralProcess) -> None:
+    """Conditioning 1, 7 or all points at a time gives one result."""
+    t = tasks(nc=15)
+    whole = model(t.xc, t.yc, t.xt)
+    with torch.no_grad():
+        for size in (1, 7, 15):
+            model.chunk_size = size
+            same(model(t.xc, t.yc, t.xt), whole)
+    model.chunk_size = 4096
+
+
+def remove_undoes_update(model: NeuralProcess) -> None:
+    """Where removal is exact, a state from which points were removed predicts as if they had never come."""
+    t = tasks()
+    state = model.encode(t.xc, t.yc)
+    left = model.remove(state, t.xc[:, :4], t.yc[:, :4])
+    same(model.predict(left, t.xt), model(t.xc[:, 4:], t.yc[:, 4:], t.xt), rtol=1e-7, atol=1e-8)
+
+
+def every_parameter_learns(model: NeuralProcess) -> None:
+    """Gradients are finite and reach every parameter."""
+    from npexp.models.latent import LatentNeuralProcess
+    from npexp.objectives import elbo, loglik
+
+    model.zero_grad()
+    loss = (elbo if isinstance(model, LatentNeuralProcess) else loglik)(model, tasks(), 2).total
+    loss.backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all(), name
+
+
+def train_is_eval(model: NeuralProcess) -> None:
+    """Training mode changes no likelihood."""
+    t = tasks()
+    a = model.eval()(t.xc, t.yc, t.xt).joint_log_prob(t.yt)
+    b = model.train()(t.xc, t.yc, t.xt).joint_log_prob(t.yt)
+    model.eval()
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def joint_as_claimed(model: NeuralProcess) -> None:
+    """A factorised law's joint density is the product of its marginals; a joint one's is not."""
+    t = tasks()
+    pred = model(t.xc, t.yc, t.xt)
+    gap = (pred.joint_log_prob(t.yt) - pred.marginal_log_prob(t.yt).sum(-1)).abs().max()
+    assert (gap > 1e-6) == model.traits["joint"], gap
+
+
+def state_size_as_claimed(model: NeuralProcess) -> None:
+    """A constant state has the same bytes after any number of points, any other grows."""
+    from npexp.ops.tree import nbytes
+
+    with torch.no_grad():
+        sizes = [nbytes(model.encode(t.xc, t.yc)) for t in (tasks(nc=4), tasks(nc=64))]
+    assert (sizes[0] == sizes[1]) == model.traits["constant_state"], sizes
+
+
+def low_precision_state(model: NeuralProcess) -> None:
+    """Under bfloat16 autocast likelihoods and exactly updated sums stay in float32."""
+    model = model.float()
+    t = tasks()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        pred = model(t.xc.float(), t.yc.float(), t.xt.float())
+    assert pred.mean.dtype == pred.stddev.dtype == torch.float32
+    assert pred.joint_log_prob(t.yt.float()).isfinite().all()
+    model.double()
+
+
+ALWAYS = [
+    depends_on_context,
+    permutation_invariant,
+    targets_do_not_interact,
+    tasks_do_not_interact,
+    padding_is_inert,
+    small_contexts_work,
+    update_is_encode,
+    exact_updates_keep_no_points,
+    every_parameter_learns,
+    train_is_eval,
+    joint_as_claimed,
+    state_size_as_claimed,
+    low_precision_state,
+]

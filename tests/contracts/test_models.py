@@ -1,0 +1,104 @@
+"""The contract of a neural process, for every YAML under conf/model: drop one in and it is tested."""
+
+import inspect
+
+import pytest
+import torch
+
+import npexp
+from npexp.errors import ShapeError, UnsupportedError
+from tests.contracts import checks
+from tests.contracts.checks import MODELS, tasks, tiny
+
+
+@pytest.mark.parametrize("check", checks.ALWAYS, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("name", MODELS)
+def test_contract(name, check):
+    check(tiny(name))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_updates_and_removals_as_claimed(name):
+    model = tiny(name)
+    if model.traits["update"] == "exact":
+        checks.chunks_do_not_matter(model)
+    if model.traits["remove"] == "exact":
+        checks.remove_undoes_update(model)
+    else:
+        t = tasks()
+        with pytest.raises(UnsupportedError, match="cannot remove"):
+            model.remove(model.encode(t.xc, t.yc), t.xc, t.yc)
+
+
+TRANSFORMERS = [name for name in MODELS if "sort" in inspect.signature(type(tiny(name))).parameters]
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_sorted_entry_makes_invariance_bitwise(name):
+    checks.permutation_invariant(tiny(name, sort=True), exact=True)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_state_dict_round_trip(name):
+    a, b = tiny(name, seed=0), tiny(name, seed=1)
+    t = tasks()
+    assert checks.differ(a(t.xc, t.yc, t.xt), b(t.xc, t.yc, t.xt))
+    b.load_state_dict(a.state_dict())
+    checks.same(a(t.xc, t.yc, t.xt), b(t.xc, t.yc, t.xt), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_inference_mode_and_samples(name):
+    model, t = tiny(name), tasks()
+    with torch.inference_mode():
+        pred = model(t.xc, t.yc, t.xt)
+        torch.manual_seed(0)
+        draws = pred.sample(20_000)
+    assert draws.shape == (20_000, *t.yt.shape)
+    error = pred.stddev / 20_000**0.5
+    assert ((draws.mean(0) - pred.mean).abs() < 5 * error).all()
+    torch.testing.assert_close(draws.std(0), pred.stddev, rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_wrong_shapes_are_refused(name, untyped):
+    model, t = tiny(name), tasks()
+    with pytest.raises(ShapeError, match="dx=1"):
+        model.encode(t.xc[..., :1], t.yc)
+    with pytest.raises(ShapeError, match="differ in tasks or points"):
+        model.encode(t.xc[:, 1:], t.yc)
+    with pytest.raises(ShapeError, match="boolean context mask"):
+        model.encode(t.xc, t.yc, torch.ones(3, 4, dtype=torch.bool))
+    with pytest.raises(ShapeError, match="expected xt"):
+        model.predict(model.encode(t.xc, t.yc), t.xt[..., :1])
+
+
+PUBLISHED = {
+    "paper/cnp": 215_682,
+    "paper/np": 232_194,
+    "paper/anp": 348_418,
+    "paper/tnpd": 222_082,
+    "paper/eqtnp": 492_354,
+    "paper/lbanp": 792_514,
+    "paper/cmanp": 1_341_634,
+}
+
+
+def test_published_sizes():
+    found = npexp.available_models()
+    assert {name: found[name]["parameters"] for name in PUBLISHED} == PUBLISHED
+    assert set(PUBLISHED) == {name for name in found if name.startswith("paper/")}
+
+
+# the same presets on images: (dx, dy) = (2, 3) is CelebA, (2, 1) is EMNIST; the CNP family is deeper there
+@pytest.mark.parametrize(
+    ("name", "celeba", "emnist"),
+    [
+        ("paper/tnpd", 222_790, 222_146),
+        ("paper/eqtnp", 493_126, 492_482),
+        ("paper/lbanp", 793_286, 792_642),
+        ("paper/cmanp", 1_342_406, 1_341_762),
+    ],
+)
+def test_published_sizes_on_images(name, celeba, emnist):
+    assert [sum(p.numel() for p in npexp.build(name, dx=2, dy=dy).parameters()) for dy in (3, 1)] == [celeba, emnist]

@@ -1,0 +1,204 @@
+"""Averages and error bars: any split into batches and processes gives one number, and the bars are honest."""
+
+import math
+import warnings
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from npexp.errors import DataError
+from npexp.likelihoods import DiagonalGaussian
+from npexp.metrics import Evaluation, evaluation, task_scores
+from npexp.metrics.scores import LEVELS
+
+NAMES = {
+    *("loglik_joint", "loglik_marginal", "loglik_pooled", "oracle_gap_joint", "oracle_gap_marginal", "rmse", "mae"),
+    *("crps", "energy_score", "calibration_error", "coverage_95"),
+}
+BY_BATCH = ("loglik_pooled", "loglik_pooled_sem")
+
+
+def evaluate(batches, **settings):
+    metric = Evaluation(**settings)
+    for pred, batch in batches:
+        metric.update(pred, batch)
+    return metric
+
+
+def split(tasks, sizes, collate):
+    starts = np.cumsum([0, *sizes])
+    assert starts[-1] == len(tasks)
+    return [collate(tasks[a:b]) for a, b in pairwise(starts)]
+
+
+def assert_same(a, b, but=()):
+    assert a.keys() == b.keys() and all(type(v) is float for v in a.values())
+    for name in a.keys() - set(but):
+        assert a[name] == pytest.approx(b[name], rel=1e-9, abs=1e-12, nan_ok=True), name
+
+
+def test_names(make_tasks, collate):
+    got = evaluate([collate(make_tasks(12))]).compute()
+    assert {n for n in got if "/" not in n} == NAMES | {f"{n}_sem" for n in NAMES}
+
+
+def test_absent_names(make_tasks, collate):
+    got = evaluate([collate(make_tasks(12, oracle=False))], energy=False).compute()
+    absent = {"oracle_gap_joint", "oracle_gap_marginal", "energy_score"}
+    assert {n for n in got if "/" not in n and not n.endswith("_sem")} == NAMES - absent
+
+
+def test_means_and_errors_are_over_tasks(make_tasks, collate):
+    tasks = make_tasks(12)
+    got, scores = evaluate(split(tasks, [5, 7], collate)).compute(), task_scores(*collate(tasks))
+    coverage = scores.pop("pit_coverage").numpy()
+    mse = scores.pop("mse").numpy()
+    for name, values in scores.items():
+        assert got[name] == pytest.approx(float(values.mean()))
+        assert got[f"{name}_sem"] == pytest.approx(float(values.std()) / math.sqrt(12)), name
+    assert got["rmse"] == pytest.approx(math.sqrt(mse.mean()))
+    assert got["calibration_error"] == pytest.approx(abs(coverage.mean(0) - LEVELS).mean())
+
+
+def test_pooled_is_the_mean_over_batches(make_tasks, collate):
+    batches = split(make_tasks(12), [3, 4, 5], collate)
+    per_batch = [
+        float(pred.marginal_log_prob(batch.yt)[batch.mask_t].sum() / batch.mask_t.sum()) for pred, batch in batches
+    ]
+    got = evaluate(batches).compute()
+    assert got["loglik_pooled"] == pytest.approx(np.mean(per_batch))
+    assert got["loglik_pooled_sem"] == pytest.approx(np.std(per_batch, ddof=1) / math.sqrt(3))
+
+
+@pytest.mark.parametrize("sizes", [[1] * 12, [5, 1, 6], [4, 4, 4]])
+def test_any_split_into_batches(sizes, make_tasks, collate):
+    tasks = make_tasks(12)
+    whole = evaluate([collate(tasks)]).compute()
+    assert_same(evaluate(split(tasks, sizes, collate)).compute(), whole, but=BY_BATCH)
+
+
+def test_unpadded_tasks_without_masks(make_tasks, collate):
+    tasks = make_tasks(12)
+    assert_same(evaluate(tasks).compute(), evaluate(split(tasks, [1] * 12, collate)).compute())
+
+
+def test_states_add_up(make_tasks, collate):
+    batches = split(make_tasks(12), [5, 1, 6], collate)
+    whole, left, right = evaluate(batches), evaluate(batches[:1]), evaluate(batches[1:])
+    total = Evaluation()
+    total.merge_state({k: left.metric_state[k] + right.metric_state[k] for k in left.metric_state})
+    total.update(*batches[0])  # torchmetrics counts updates, and warns of a metric that saw none
+    left.merge_state(right)
+    assert_same(left.compute(), whole.compute())
+    assert_same(total.compute(), evaluate([*batches, batches[0]]).compute())
+
+
+def test_bins_by_context_size(make_tasks, collate):
+    tasks = make_tasks(40)
+    got = evaluate(split(tasks, [15, 25], collate)).compute()
+    loglik = task_scores(*collate(tasks))["loglik_joint"].tolist()
+    for low, high in [(0, 0), (1, 1), (2, 3), (4, 7), (8, 15), (16, 31)]:
+        inside = [v for v, (_, batch) in zip(loglik, tasks, strict=True) if low <= batch.xc.shape[1] <= high]
+        assert got.get(f"loglik_nc/{low:05d}-{high:05d}") == (pytest.approx(np.mean(inside)) if inside else None)
+    names = [n for n in got if "/" in n]
+    assert names == sorted(names) and len(names) >= 4
+
+
+def test_every_context_size_has_a_bin():
+    names = [evaluation._bin_name(i) for i in range(len(evaluation.EDGES))]
+    assert names == sorted(names) and names[-2:] == ["loglik_nc/32768-65535", "loglik_nc/65536-more"]
+
+
+@pytest.mark.parametrize("widths", [(1, 1), (0.25, 4)], ids=["overconfident", "over and under"])
+def test_error_bars_match_the_bootstrap(widths, make_tasks, collate):
+    pred, batch = collate(make_tasks(300))
+    pred = DiagonalGaussian(pred.mean, pred.stddev * torch.tensor(widths).repeat(150)[:, None, None])
+    got, scores = evaluate([(pred, batch)], energy=False).compute(), task_scores(pred, batch, energy=False)
+    mse, coverage = scores["mse"].numpy(), scores["pit_coverage"].numpy()
+    gap = coverage.mean(0) - LEVELS
+    assert (gap < 0).any() and (gap > 0).any() == (widths[1] > 1)
+    rng = np.random.default_rng(1)
+    resampled = [rng.integers(0, 300, 300) for _ in range(4000)]
+    rmse = np.std([math.sqrt(mse[i].mean()) for i in resampled])
+    calibration = np.std([abs(coverage[i].mean(0) - LEVELS).mean() for i in resampled])
+    assert got["rmse_sem"] == pytest.approx(rmse, rel=0.06)
+    assert got["calibration_error_sem"] == pytest.approx(calibration, rel=0.06)
+
+
+def test_variance_survives_a_large_mean():
+    values = 1e6 + torch.linspace(-1, 1, 101, dtype=torch.float64)
+    _, sem = evaluation._mean_and_sem(*evaluation._power_sums(values))
+    assert float(sem) == pytest.approx(float(values.std()) / math.sqrt(101), rel=1e-3)
+
+
+def test_one_task_has_no_error_bar(make_tasks):
+    for task in make_tasks(40):  # rounding differs from task to task
+        got = evaluate([task], energy=False).compute()
+        assert all(math.isnan(v) == n.endswith("_sem") for n, v in got.items())
+
+
+def test_a_perfect_mean_has_no_error(make_tasks, collate):
+    pred, batch = collate(make_tasks(5))
+    pred._mean = batch.yt
+    got = evaluate([(pred, batch)], energy=False).compute()
+    assert got["rmse"] == got["rmse_sem"] == 0
+
+
+def test_no_task_is_an_error():
+    with warnings.catch_warnings(), pytest.raises(DataError, match="call update before compute"):
+        warnings.simplefilter("ignore", UserWarning)  # torchmetrics says so too, in passing
+        Evaluation().compute()
+
+
+def test_reset(make_tasks, collate):
+    first, second = collate(make_tasks(5)), collate(make_tasks(7, seed=1))
+    metric = evaluate([first])
+    metric.compute()
+    metric.reset()
+    metric.update(*second)
+    assert_same(metric.compute(), evaluate([second]).compute())
+
+
+def test_states_stay_float64(make_tasks, collate, monkeypatch):
+    batch = collate(make_tasks(5))
+    metric = evaluate([batch])
+    expected = evaluate([batch]).compute()
+    for cast in (lambda m: m.to(torch.bfloat16), lambda m: m.half(), lambda m: torch.nn.ModuleList([m]).float()):
+        cast(metric)
+        assert all(v.dtype == torch.float64 for v in metric.metric_state.values())
+    assert_same(metric.compute(), expected)
+    assert Evaluation().to("meta").moments.device.type == "meta"
+    monkeypatch.setattr(evaluation, "NO_FLOAT64", frozenset({"meta"}))  # stands for a device without float64
+    metric.reset()
+    metric.to("meta").update(*batch)
+    assert_same(metric.compute(), expected)
+
+
+def test_works_under_inference_mode_and_after_it(make_tasks, collate):
+    batches = split(make_tasks(12), [5, 7], collate)
+    metric = Evaluation()
+    with torch.inference_mode():
+        metric.reset()
+        metric.update(*batches[0])
+    metric.update(*batches[1])
+    assert_same(metric.compute(), evaluate(batches).compute())
+
+
+def _worker(rank: int, address: str, shards, out: str) -> None:
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=len(shards))
+    torch.save(evaluate(shards[rank]).compute(), f"{out}/{rank}")
+    dist.destroy_process_group()
+
+
+def test_two_processes_equal_one(make_tasks, collate, tmp_path):
+    """Uneven shards, of which only one has an oracle and each has context sizes of its own."""
+    tasks = sorted(make_tasks(9), key=lambda task: task[1].xc.shape[1]) + make_tasks(3, seed=5, oracle=False)
+    batches = split(tasks, [4, 5, 3], collate)
+    mp.spawn(_worker, (f"file://{tmp_path}/store", [batches[:1], batches[1:]], str(tmp_path)), nprocs=2)
+    first, second = (torch.load(tmp_path / str(rank)) for rank in range(2))
+    assert first == second
+    assert_same(first, evaluate(batches).compute())
