@@ -131,7 +131,7 @@ class Predictor:
     def _tensor(self, values: Array, size: int) -> Tensor:
         if not isinstance(values, Tensor):
             try:
-                values = torch.as_tensor(np.asarray(values, dtype=np.float64))
+                values = torch.tensor(np.asarray(values, dtype=np.float64))
             except (TypeError, ValueError) as error:
                 raise DataError(f"expected numbers, got {type(values).__name__}: {error}") from error
         if values.ndim == 1:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -55,12 +56,13 @@ class SetMixture(Predictive):
         return _log_mean_exp(normal_log_prob(yt, self.means, self.stddevs).sum(-1))
 
     def sample(self, n: int, seed: int | None = None) -> Float[Tensor, "n b nt dy"]:
-        """A component per draw and task, then independent outputs given it; with a seed, components in rotation."""
+        """A component per draw and task, then independent outputs given it; with a seed, the same one for all tasks."""
         s, b = self.means.shape[:2]
         if seed is None:
             pick = torch.randint(s, (n, b), device=self.means.device)
         else:
-            pick = torch.arange(n, device=self.means.device)[:, None].expand(n, b) % s
+            drawn = np.random.default_rng([seed, s]).integers(s, size=n)  # another stream than the noise's
+            pick = torch.as_tensor(drawn, device=self.means.device)[:, None].expand(n, b)
         task = torch.arange(b, device=self.means.device)
         noise = standard_normal(n, self.means[0], seed)
         return self.means[pick, task] + self.stddevs[pick, task] * noise

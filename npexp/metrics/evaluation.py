@@ -1,0 +1,159 @@
+"""One metric for validation and test: means over tasks, each with its standard error."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from npexp.batch import TaskBatch
+from npexp.errors import DataError
+from npexp.likelihoods.base import Predictive
+from npexp.metrics.scores import LEVELS, NO_FLOAT64, pooled_loglik, task_scores
+
+AVERAGED = (
+    "loglik_joint",
+    "loglik_marginal",
+    "loglik_pooled",
+    "oracle_gap_joint",
+    "oracle_gap_marginal",
+    "mse",
+    "mae",
+    "crps",
+    "energy_score",
+    "coverage_95",
+)
+"""What is averaged, one row of the state each; `mse` is reported as its root."""
+
+EDGES = (0, *(2**k for k in range(17)))
+"""Smallest context size of each bin; the last bin is open."""
+
+
+class Evaluation(Metric):
+    """Every reported score of a model on a set of tasks.
+
+    `compute` returns `<name>` and `<name>_sem` as floats:
+
+    * `loglik_joint`, `loglik_marginal`, `oracle_gap_joint`, `oracle_gap_marginal`, `mae`, `crps`, `energy_score`,
+      `coverage_95`: mean over tasks, see `npexp.metrics.scores`. Every task weighs the same, whatever its size.
+      `mae` judges the predicted mean.
+    * `rmse`: root of the mean over tasks of each task's mean squared error.
+    * `calibration_error`: mean over nominal levels of |share of targets inside - nominal|, the share taken over all
+      tasks first. Zero is out of reach: a calibrated model on few tasks scores about the size of its error bar.
+    * `loglik_pooled`: mean over the generator's batches of each batch's marginal log-likelihood per target, summed
+      over output channels. This is the one number to hold against published tables of factorised and latent-variable
+      models, and it is by definition about batches. Tables give the joint score for models with a joint likelihood:
+      hold `dy * loglik_joint` against those.
+    * `loglik_nc/00008-00015` (without `_sem`): mean `loglik_joint` of the tasks with that many context points.
+
+    A name is absent when no task could give it: gaps without an oracle, a context size that never came, the energy
+    score when it is switched off. Standard errors are over tasks (over batches for `loglik_pooled`), by the delta
+    method for `rmse` and `calibration_error`, and NaN for a single task.
+
+    The states are float64 sums over tasks, equal in shape everywhere, so any split of the tasks into batches and
+    processes gives the same numbers; only `loglik_pooled` knows the batches. A variance from raw sums loses what
+    lies below 1e-8 of the mean: no error bar is read that finely, and a shift would need processes to agree on it.
+
+    Args:
+        energy: also the energy score. It needs 64 samples of every task: leave it out where that is too slow.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+
+    moments: Tensor
+    coverage: Tensor
+    by_context: Tensor
+
+    def __init__(self, energy: bool = True):
+        super().__init__()
+        self.energy = energy
+        for name, shape in {
+            "moments": (len(AVERAGED), 3),  # count, sum, sum of squares
+            "coverage": (1 + len(LEVELS), 1 + len(LEVELS)),  # sum of v v', v = (1, share inside at each level)
+            "by_context": (len(EDGES), 2),  # count, sum
+        }.items():
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, pred: Predictive, batch: TaskBatch) -> None:
+        """Adds one batch of the task generator.
+
+        Args:
+            pred: the prediction at `batch.xt`.
+            batch: the tasks.
+        """
+        scores = {k: v.to(self.moments) for k, v in task_scores(pred, batch, energy=self.energy).items()}
+        num_context, num_target = batch.num_context.to(self.device), batch.num_target.to(self.device)
+        loglik = scores["loglik_joint"]
+        scores["loglik_pooled"] = pooled_loglik(scores["loglik_marginal"], num_target, batch.yt.shape[2])[None]
+        absent = loglik.new_zeros(0)
+        augmented = torch.cat([torch.ones_like(loglik)[:, None], scores["pit_coverage"]], dim=1)
+        bins = torch.bucketize(num_context, num_context.new_tensor(EDGES), right=True) - 1
+        # Out of place: a state born under inference_mode cannot be changed in place outside it.
+        self.moments = self.moments + torch.stack([_power_sums(scores.get(name, absent)) for name in AVERAGED])
+        self.coverage = self.coverage + augmented.T @ augmented
+        self.by_context = self.by_context.index_add(0, bins, torch.stack([torch.ones_like(loglik), loglik], dim=1))
+
+    def compute(self) -> dict[str, float]:
+        """Means and standard errors over everything seen by all processes.
+
+        Raises:
+            DataError: no process has seen a task.
+        """
+        moments, coverage, by_context = self.moments.cpu(), self.coverage.cpu(), self.by_context.cpu()
+        if coverage[0, 0] == 0:
+            raise DataError("expected at least one task, got none: call update before compute")
+        results = {
+            name: _mean_and_sem(*row) for name, row in zip(AVERAGED, moments.unbind(), strict=True) if row[0] > 0
+        }
+        results["rmse"] = _root(*results.pop("mse"))
+        results["calibration_error"] = _calibration_error(coverage)
+        flat = {}
+        for name, (mean, sem) in results.items():
+            flat |= {name: float(mean), f"{name}_sem": float(sem)}
+        bins = {_bin_name(i): float(total / count) for i, (count, total) in enumerate(by_context) if count > 0}
+        return flat | bins
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> "Evaluation":
+        # Half-precision training casts whole modules: sums follow to a new device, but never to another dtype.
+        def move(state: Tensor) -> Tensor:
+            device = fn(torch.zeros(1, device=state.device)).device
+            return state if device.type in NO_FLOAT64 else state.to(device)
+
+        return super()._apply(move, exclude_state)
+
+
+def _power_sums(values: Tensor) -> Tensor:
+    return torch.stack([torch.ones_like(values), values, values.square()]).sum(1)
+
+
+def _mean_and_sem(count: Tensor, total: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+    mean = total / count
+    if count == 1:
+        return mean, torch.full_like(mean, torch.nan)
+    variance = (squares - total * mean).clamp(min=0) / (count - 1)
+    return mean, (variance / count).sqrt()
+
+
+def _root(mean: Tensor, sem: Tensor) -> tuple[Tensor, Tensor]:
+    """Delta method: d sqrt(m) = dm / (2 sqrt(m)); a mean square of zero has no error to pass on."""
+    root = mean.sqrt()
+    return root, sem if root == 0 else sem / (2 * root)
+
+
+def _calibration_error(coverage: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean absolute gap between empirical and nominal coverage, `coverage` being the sum of v v'.
+
+    Delta method: to first order the error is a linear function g of the K shares, with g = sign(gap) / K, so its
+    error bar is that of the per-task number g'share, whose power sums follow from the second moments.
+    """
+    count, total, outer = coverage[0, 0], coverage[0, 1:], coverage[1:, 1:]
+    gap = total / count - torch.tensor(LEVELS, dtype=torch.float64)
+    gradient = gap.sign() / len(LEVELS)
+    _, sem = _mean_and_sem(count, gradient @ total, gradient @ outer @ gradient)
+    return gap.abs().mean(), sem
+
+
+def _bin_name(index: int) -> str:
+    last = f"{EDGES[index + 1] - 1:05d}" if index + 1 < len(EDGES) else "more"
+    return f"loglik_nc/{EDGES[index]:05d}-{last}"

@@ -1,0 +1,50 @@
+"""Every data YAML builds through the parser of the command line, and yields batches that pass the contract."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonargparse import ArgumentParser
+
+from datamodules import DigitsData, GPData, NPDataModule
+
+FOLDER = Path(__file__).parents[2] / "conf" / "data"
+FILES = sorted(p for p in FOLDER.glob("*.yaml") if "datamodules." in p.read_text())
+
+
+def build(path, **settings):
+    content = yaml.safe_load(path.read_text())
+    content["data"]["init_args"].update(settings)
+    parser = ArgumentParser()
+    parser.add_argument("--data", type=NPDataModule)
+    return parser.instantiate(parser.parse_object(content)).data
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_config_yields_checked_batches(path, tmp_path):
+    dm = build(path, cache_dir=str(tmp_path))
+    for split in ("train", "val", *dm.test_names):
+        batch = dm.make_batch(split, 0).check()
+        assert batch.num_tasks == dm.batch_size == 16
+        assert (batch.oracle_joint is not None) == dm.traits["oracle"]
+    assert dm.plot_tasks(2)[0].batch.check().num_tasks == 1
+    assert isinstance(dm.traits["description"], str)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_config_comments_every_key(path):
+    lines = path.read_text().splitlines()
+    keys = [line for line in lines if line.startswith("    ") and line[4] not in " #"]
+    assert keys and all("#" in line or line.rstrip().endswith("kernel:") for line in keys)
+
+
+def test_shipped_files():
+    assert {p.stem for p in FILES} >= {"digits", "gp_cambridge", "gp_matern", "gp_mixed", "gp_rbf"}
+
+
+def test_defaults_are_the_tnp_suite(tmp_path):
+    """One source of truth: what `GPData` does by itself is what the YAML of the protocol says."""
+    given = build(FOLDER / "gp_rbf.yaml")
+    default = GPData(given.kernel, test_kernels=given.test_kernels)
+    assert given.cache_file("test") == default.cache_file("test")
+    assert build(FOLDER / "digits.yaml").cache_file("test") == DigitsData().cache_file("test")
