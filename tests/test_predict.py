@@ -7,6 +7,7 @@ import torch
 
 import npexp
 from npexp.errors import ConfigError, DataError, ShapeError, UnsupportedError
+from npexp.likelihoods import SetMixture
 from tests.contracts.checks import tiny
 
 RNG = np.random.default_rng(0)
@@ -59,21 +60,22 @@ def test_remove():
         predictor("lbanp").remove(predictor("lbanp").condition(X, Y), X, Y)
 
 
-def test_sample_modes_keep_the_marginals():
+def test_sample_modes_keep_the_marginals(monkeypatch):
+    """Joint draws move all targets together, shuffled ones do not; both against the exact variance of their sum."""
     torch.manual_seed(0)
     p = predictor("np")
-    state = p.condition(X, Y)
-    pred = p.predict(state, XT)
-    for mode in ("joint", "marginal"):
-        draws = p.sample(state, XT, n=20_000, mode=mode)
-        assert ((draws.mean(0) - pred.mean).abs() < 5 * pred.stddev / 20_000**0.5).all()
-    # the latent moves all targets together; shuffled draws forget it. Both against the exact variance of the sum
-    total = [p.sample(state, XT, n=20_000, mode=m)[..., 0].sum(2).var() for m in ("joint", "marginal")]
-    within = pred.stddevs.square().mean(0)[..., 0].sum()
-    together = within + pred.means[..., 0].sum(2).var(0, unbiased=False).sum()
-    apart = pred.stddev.square()[..., 0].sum()
-    torch.testing.assert_close(torch.stack(total), torch.stack([together, apart]), rtol=0.04, atol=0)
-    assert abs(together / apart - 1) > 0.1
+    offset = torch.tensor([-1.0, 0.0, 2.0], dtype=torch.float64)[:, None, None, None]  # three components, far apart
+    pred = SetMixture(offset.expand(3, 1, 6, 2), torch.full((3, 1, 6, 2), 0.5, dtype=torch.float64))
+    monkeypatch.setattr(p.model, "_predict", lambda summary, xt: pred)
+    state, n = p.condition(X, Y), 20_000
+    draws = {mode: p.sample(state, XT, n=n, mode=mode) for mode in ("joint", "marginal")}
+    for d in draws.values():
+        assert ((d.mean(0) - pred.mean).abs() < 5 * pred.stddev / n**0.5).all()
+        torch.testing.assert_close(d.std(0), pred.stddev, rtol=0.03, atol=0)
+    spread = offset.var(unbiased=False)
+    exact = {"joint": 6 * 0.25 + 36 * spread, "marginal": 6 * (0.25 + spread)}
+    for mode, d in draws.items():
+        torch.testing.assert_close(d[..., 0].sum(2).var(), exact[mode], rtol=0.05, atol=0)
 
 
 def test_autoregressive_samples_follow_the_chain_rule():
