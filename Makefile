@@ -1,0 +1,23 @@
+# Two commands on a machine with Python 3.11 and make: `make demo` and `make test`.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: demo test clean
+
+# Everything comes from pyproject.toml at the versions of constraints.txt. PyTorch first, so that nothing pulls another.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: .venv/installed   ## train on handwritten digits, test, print a table, draw completions
+	$(BIN)/python examples/digits.py
+
+test: .venv/installed   ## the whole suite
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+clean:
+	rm -rf .venv build *.egg-info
