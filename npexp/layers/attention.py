@@ -41,9 +41,11 @@ class Attention(nn.Module):
         """Each query row reads the keys and values on its own, O(nq n dz)."""
         return self.merge(attend(self._split(self.to_q(q)), kv.k, kv.v, kv.mask))
 
-    def part(self, q: Float[Tensor, "b nq dz"], kv: KeyValue) -> Part:
+    def part(
+        self, q: Float[Tensor, "b nq dz"], kv: KeyValue, bias: Float[Tensor, "#b h nq n"] | None = None
+    ) -> Part:
         """The read before the output map, with its log-normaliser, so that it can be merged with other keys."""
-        return attend_part(self._split(self.to_q(q)), kv.k, kv.v, kv.mask)
+        return attend_part(self._split(self.to_q(q)), kv.k, kv.v, kv.mask, bias=bias)
 
     def merge(self, heads: Float[Tensor, "b h nq dh"]) -> Float[Tensor, "b nq dz"]:
         """Joins the heads and applies the output map."""

@@ -39,6 +39,22 @@ class Tokens(NamedTuple):
     pos: Tensor | None = None
 
 
+class Site(NamedTuple):
+    """Where in a model a mixer sits.
+
+    Args:
+        dx: size of the inputs x that come with the tokens.
+        dz: width of the tokens.
+        num_heads: heads, an even share of dz each.
+        layer: index of the layer, from 0; what is carried across layers starts in the first.
+    """
+
+    dx: int
+    dz: int
+    num_heads: int
+    layer: int
+
+
 State = Any  # a NamedTuple of tensors whose first axis is b
 Carry = Any  # what crosses layers, e.g. latents; None at the first layer
 
@@ -102,14 +118,12 @@ def registered() -> dict[str, type[Mixer]]:
     return {name: cls for name, (cls, _) in sorted(_REGISTRY.items())}
 
 
-def make_mixer(name: str, dz: int, num_heads: int, layer: int, settings: dict[str, Any] | None = None) -> Mixer:
+def make_mixer(name: str, site: Site, settings: dict[str, Any] | None = None) -> Mixer:
     """Builds one layer's mixer.
 
     Args:
         name: a registered name.
-        dz: width of the tokens.
-        num_heads: heads.
-        layer: index of the layer, from 0; mixers that carry something across layers create it in the first.
+        site: where it sits.
         settings: keyword arguments of the mixer's own.
 
     Raises:
@@ -119,11 +133,11 @@ def make_mixer(name: str, dz: int, num_heads: int, layer: int, settings: dict[st
     known = registered()
     if name not in known:
         raise UnknownNameError("mixer", name, known)
-    if dz % num_heads:
-        raise ConfigError(f"expected dz to be a multiple of num_heads, got dz={dz} and num_heads={num_heads}")
+    if site.dz % site.num_heads:
+        raise ConfigError(f"expected dz to be a multiple of num_heads, got dz={site.dz} and num_heads={site.num_heads}")
     cls, preset = _REGISTRY[name]
-    options = set(inspect.signature(cls).parameters) - {"dz", "num_heads", "layer"}
+    options = set(inspect.signature(cls).parameters) - {"site"}
     for key in settings or {}:
         if key not in options:
             raise ConfigError(f"mixer '{name}' has no setting '{key}'; {suggest(key, options)}")
-    return cls(dz=dz, num_heads=num_heads, layer=layer, **{**preset, **(settings or {})})
+    return cls(site, **{**preset, **(settings or {})})

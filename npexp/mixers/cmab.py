@@ -4,11 +4,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from npexp.layers.attention import Attention
 from npexp.layers.blocks import CrossBlock, SelfBlock
+from npexp.layers.location import Locations
 from npexp.layers.mlp import FeedForward
-from npexp.mixers.base import Carry, Mixer, Tokens, register
+from npexp.mixers.base import Carry, Mixer, Site, Tokens, register
 from npexp.ops.attention import Part, merge_parts
 
 
@@ -18,7 +20,7 @@ class CMABState(NamedTuple):
     Args:
         out: average of the context's values under each block latent, `[b, h, m, dh]`.
         lse: log-normaliser of that average, `[b, h, m]`.
-        z: the latents passed on, `[b, m', dz]`; a function of out, lse-free, and of the block before.
+        z: the latents passed on, `[b, m', dz]`; follows from the pool and from the block before.
     """
 
     out: Tensor
@@ -37,13 +39,15 @@ class CMAB(Mixer):
     Use it when the context is a stream. With all data at hand "ist" or "perceiver" learn faster.
 
     Args:
-        dz: width of the tokens.
-        num_heads: attention heads.
-        layer: index of the layer; the first holds the initial carried latents.
+        site: where in the model it sits.
         num_latents: m', carried latents, the ones targets read.
         num_block_latents: m, the block's own latents, which read the data.
         dim_feedforward: hidden width of the latents' feed-forward networks.
         init_stddev: standard deviation of the initial latents.
+        location_range: r > 0 gives every latent a learned place, at first in [-r, r]^dx, which attracts near points
+            when pooling and near targets when read, and passes the log-normalisers on: a latent then knows how much
+            it has seen. Not in the paper; without it these models idle for thousands of steps on the plateau of
+            ignoring the context. None is the published block.
     """
 
     update = "stack"
@@ -51,26 +55,31 @@ class CMAB(Mixer):
 
     def __init__(
         self,
-        dz: int,
-        num_heads: int,
-        layer: int,
+        site: Site,
         num_latents: int = 32,
         num_block_latents: int = 32,
         dim_feedforward: int = 128,
         init_stddev: float = 1.0,
+        location_range: float | None = None,
     ):
         super().__init__()
-        self.latents = nn.Parameter(init_stddev * torch.randn(num_latents, dz)) if layer == 0 else None
+        dz, h = site.dz, site.num_heads
+        self.latents = nn.Parameter(init_stddev * torch.randn(num_latents, dz)) if site.layer == 0 else None
         self.block_latents = nn.Parameter(init_stddev * torch.randn(num_block_latents, dz))
         self.norm_pool = nn.LayerNorm(dz)
-        self.pool = Attention(dz, num_heads)
+        self.pool = Attention(dz, h)
         self.norm_ff = nn.LayerNorm(dz)
         self.ff = FeedForward(dz, dim_feedforward)
-        self.self_block = SelfBlock(dz, num_heads, dim_feedforward)
-        self.carry_cross = CrossBlock(dz, num_heads, dim_feedforward)
-        self.carry_self = SelfBlock(dz, num_heads, dim_feedforward)
+        self.self_block = SelfBlock(dz, h, dim_feedforward)
+        self.carry_cross = CrossBlock(dz, h, dim_feedforward)
+        self.carry_self = SelfBlock(dz, h, dim_feedforward)
         self.norm = nn.LayerNorm(dz)
-        self.attention = Attention(dz, num_heads)
+        self.attention = Attention(dz, h)
+        self.located = location_range is not None
+        if location_range is not None:
+            self.pool_places = Locations(num_block_latents, site.dx, dz, h, location_range)
+            self.read_places = Locations(num_latents, site.dx, dz, h, location_range)
+            self.mass = nn.Linear(h, dz, bias=False)
 
     def summarise(self, ctx: Tokens, carry: Carry = None) -> tuple[CMABState, Carry]:
         """Pools the context, then computes the latents from the pool."""
@@ -82,15 +91,26 @@ class CMAB(Mixer):
 
     def read(self, q: Tokens, state: CMABState) -> Tensor:
         """Attention of each row over the latents."""
-        return self.attention(q.h, self.attention.project(self.norm(state.z)))
+        kv = self.attention.project(self.norm(state.z))
+        if not self.located:
+            return self.attention(q.h, kv)
+        return self.attention.merge(self.attention.part(q.h, kv, self.read_places.bias(q.x).mT).out)
 
     def _pool(self, ctx: Tokens) -> Part:
-        query = self.norm_pool(self.block_latents).expand(ctx.h.shape[0], -1, -1)
-        return self.pool.part(query, self.pool.project(ctx.h, ctx.mask))
+        query = self.norm_pool(self._block_latents()).expand(ctx.h.shape[0], -1, -1)
+        bias = self.pool_places.bias(ctx.x) if self.located else None
+        return self.pool.part(query, self.pool.project(ctx.h, ctx.mask), bias)
 
     def _finish(self, part: Part, carry: Carry) -> tuple[CMABState, Carry]:
-        y = self.block_latents + self.pool.merge(part.out)
+        y = self._block_latents() + self.pool.merge(part.out)
+        if self.located:  # softplus: 0 for a latent that has seen nothing, close to the log-normaliser otherwise
+            y = y + self.mass(softplus(part.lse).mT.to(y.dtype))
         y = self.self_block(y + self.ff(self.norm_ff(y)))
         z = self.latents.expand(y.shape[0], -1, -1) if carry is None else carry
+        if self.located:
+            z = z + self.read_places.code()
         z = self.carry_self(self.carry_cross(z, y))
         return CMABState(part.out, part.lse, z), z
+
+    def _block_latents(self) -> Tensor:
+        return self.block_latents + self.pool_places.code() if self.located else self.block_latents

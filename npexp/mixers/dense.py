@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from npexp.layers.attention import Attention, KeyValue
-from npexp.mixers.base import Carry, Mixer, Tokens, register
+from npexp.mixers.base import Carry, Mixer, Site, Tokens, register
 
 
 @register("dense")
@@ -14,18 +14,16 @@ class Dense(Mixer):
     The default until contexts outgrow it: time O(nc^2 + nc nt) per layer, state O(nc).
 
     Args:
-        dz: width of the tokens.
-        num_heads: attention heads.
-        layer: index of the layer.
+        site: where in the model it sits.
         bias: whether query, key and value maps have a bias.
     """
 
     update = "layer"
     state = "grows"
 
-    def __init__(self, dz: int, num_heads: int, layer: int, bias: bool = False):
+    def __init__(self, site: Site, bias: bool = False):
         super().__init__()
-        self.attention = Attention(dz, num_heads, bias)
+        self.attention = Attention(site.dz, site.num_heads, bias)
 
     def summarise(self, ctx: Tokens, carry: Carry = None) -> tuple[KeyValue, Carry]:
         """Keys and values of every point."""

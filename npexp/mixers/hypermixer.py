@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from npexp.layers.mlp import mlp
-from npexp.mixers.base import Carry, Mixer, Tokens, register
+from npexp.mixers.base import Carry, Mixer, Site, Tokens, register
 
 
 class HyperState(NamedTuple):
@@ -25,21 +25,19 @@ class HyperMixer(Mixer):
     inserted and removed exactly. The published form does not divide by sqrt(n) and its scale drifts with the context.
 
     Args:
-        dz: width of the tokens.
-        num_heads: heads; each mixes its own slice of the features.
-        layer: index of the layer.
+        site: where in the model it sits.
         num_slots: k, hidden width of the generated network, shared evenly by the heads.
     """
 
     update = "layer"
     removable = True
 
-    def __init__(self, dz: int, num_heads: int, layer: int, num_slots: int = 128):
+    def __init__(self, site: Site, num_slots: int = 128):
         super().__init__()
-        self.num_heads = num_heads
-        self.w1 = mlp(dz, dz, num_slots, 2, "gelu")
-        self.w2 = mlp(dz, dz, num_slots, 2, "gelu")
-        self.norm = nn.LayerNorm(dz)
+        self.num_heads = site.num_heads
+        self.w1 = mlp(site.dz, site.dz, num_slots, 2, "gelu")
+        self.w2 = mlp(site.dz, site.dz, num_slots, 2, "gelu")
+        self.norm = nn.LayerNorm(site.dz)
 
     def summarise(self, ctx: Tokens, carry: Carry = None) -> tuple[HyperState, Carry]:
         """The sum over real points."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from npexp.layers.attention import Attention
 from npexp.layers.blocks import CrossBlock, SelfBlock
-from npexp.mixers.base import Carry, Mixer, Tokens, register
+from npexp.mixers.base import Carry, Mixer, Site, Tokens, register
 
 
 class LatentState(NamedTuple):
@@ -23,9 +23,7 @@ class _Latent(Mixer):
     depends on the data.
 
     Args:
-        dz: width of the tokens.
-        num_heads: attention heads.
-        layer: index of the layer; the first holds the initial latents.
+        site: where in the model it sits.
         num_latents: m.
         dim_feedforward: hidden width of the latents' feed-forward.
         init_stddev: standard deviation of the initial latents.
@@ -35,19 +33,17 @@ class _Latent(Mixer):
 
     def __init__(
         self,
-        dz: int,
-        num_heads: int,
-        layer: int,
+        site: Site,
         num_latents: int = 32,
         dim_feedforward: int = 128,
         init_stddev: float = 1.0,
     ):
         super().__init__()
-        self.latents = nn.Parameter(init_stddev * torch.randn(num_latents, dz)) if layer == 0 else None
-        self.pool = CrossBlock(dz, num_heads, dim_feedforward, norm_keys=False)
-        self.self_block = SelfBlock(dz, num_heads, dim_feedforward) if self.tower else None
-        self.norm = nn.LayerNorm(dz)
-        self.attention = Attention(dz, num_heads)
+        self.latents = nn.Parameter(init_stddev * torch.randn(num_latents, site.dz)) if site.layer == 0 else None
+        self.pool = CrossBlock(site.dz, site.num_heads, dim_feedforward, norm_keys=False)
+        self.self_block = SelfBlock(site.dz, site.num_heads, dim_feedforward) if self.tower else None
+        self.norm = nn.LayerNorm(site.dz)
+        self.attention = Attention(site.dz, site.num_heads)
 
     def summarise(self, ctx: Tokens, carry: Carry = None) -> tuple[LatentState, Carry]:
         """Latents that have read the context."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import elu
 
-from npexp.mixers.base import Carry, Mixer, Tokens, register
+from npexp.mixers.base import Carry, Mixer, Site, Tokens, register
 
 
 class LinearState(NamedTuple):
@@ -24,20 +24,18 @@ class Linear(Mixer):
     `context="raw"` points are inserted and removed exactly. A kernel smoother: it resolves less than softmax.
 
     Args:
-        dz: width of the tokens.
-        num_heads: heads.
-        layer: index of the layer.
+        site: where in the model it sits.
     """
 
     update = "layer"
     removable = True
 
-    def __init__(self, dz: int, num_heads: int, layer: int):
+    def __init__(self, site: Site):
         super().__init__()
-        self.num_heads = num_heads
-        self.to_q = nn.Linear(dz, dz, bias=False)
-        self.to_kv = nn.Linear(dz, 2 * dz, bias=False)
-        self.to_out = nn.Linear(dz, dz)
+        self.num_heads = site.num_heads
+        self.to_q = nn.Linear(site.dz, site.dz, bias=False)
+        self.to_kv = nn.Linear(site.dz, 2 * site.dz, bias=False)
+        self.to_out = nn.Linear(site.dz, site.dz)
 
     def summarise(self, ctx: Tokens, carry: Carry = None) -> tuple[LinearState, Carry]:
         """The two sums over real points."""

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from npexp.errors import ConfigError
 from npexp.layers.mlp import FeedForward
-from npexp.mixers.base import Carry, Mixer, State, Tokens, make_mixer
+from npexp.mixers.base import Carry, Mixer, Site, State, Tokens, make_mixer
 
 
 class Block(nn.Module):
@@ -54,6 +54,7 @@ class Stack(nn.Module):
     embedded context, and summaries of a mixer with `update` "layer" or "stack" are extended exactly.
 
     Args:
+        dx: size of the inputs x.
         mixer: registered name.
         num_layers: layers that the targets pass.
         dz: width of the tokens.
@@ -73,6 +74,7 @@ class Stack(nn.Module):
 
     def __init__(
         self,
+        dx: int,
         mixer: str,
         num_layers: int,
         dz: int,
@@ -89,10 +91,10 @@ class Stack(nn.Module):
             raise ConfigError(f"expected num_layers >= 1, got {num_layers}")
 
         def block(layer: int, norm_context: bool) -> Block:
-            part = make_mixer(mixer, dz, num_heads, layer, mixer_args)
+            part = make_mixer(mixer, Site(dx, dz, num_heads, layer), mixer_args)
             return Block(part, dz, dim_feedforward, activation, norm_first, norm_context)
 
-        allowed = make_mixer(mixer, dz, num_heads, 0, mixer_args).contexts
+        allowed = make_mixer(mixer, Site(dx, dz, num_heads, 0), mixer_args).contexts
         self.raw = (context or allowed[0]) == "raw"
         if context is not None and context not in allowed:
             raise ConfigError(f"mixer '{mixer}' takes context={' or '.join(allowed)}, got '{context}'")

@@ -25,6 +25,7 @@ class CMANP(TransformerNP):
         num_latents: m', latents that are carried through the blocks and read by targets.
         num_block_latents: m, latents of each block, which read the data.
         latent_stddev: standard deviation of the initial latents.
+        location_range: gives latents learned places, at first in [-r, r]^dx; None is the published model.
         depth_embedding: linear layers of each embedder.
         num_frequencies: learned Fourier features of x.
         dim_head: hidden width of the network in front of the likelihood.
@@ -43,18 +44,25 @@ class CMANP(TransformerNP):
         num_latents: int = 32,
         num_block_latents: int = 32,
         latent_stddev: float = 1.0,
+        location_range: float | None = None,
         depth_embedding: int = 4,
         num_frequencies: int = 0,
         dim_head: int = 128,
         sort: bool = False,
         likelihood: Likelihood | None = None,
     ):
-        latents = {"num_latents": num_latents, "num_block_latents": num_block_latents, "dim_feedforward": dim_feedforward, "init_stddev": latent_stddev}
+        latents = {
+            "num_latents": num_latents,
+            "num_block_latents": num_block_latents,
+            "dim_feedforward": dim_feedforward,
+            "init_stddev": latent_stddev,
+            "location_range": location_range,
+        }
         super().__init__(
             dx,
             dy,
             PointEmbedding(dx, dy, dz, depth_embedding, num_frequencies=num_frequencies),
-            Stack("cmab", num_layers, dz, num_heads, dim_feedforward, latents),
+            Stack(dx, "cmab", num_layers, dz, num_heads, dim_feedforward, latents),
             dz,
             dim_head,
             likelihood,

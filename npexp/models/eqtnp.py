@@ -45,7 +45,7 @@ class EQTNP(TransformerNP):
             dx,
             dy,
             PointEmbedding(dx, dy, dz, depth_embedding, num_frequencies=num_frequencies),
-            Stack("dense", num_layers, dz, num_heads, dim_feedforward, tie_read=False),
+            Stack(dx, "dense", num_layers, dz, num_heads, dim_feedforward, tie_read=False),
             dz,
             dim_head,
             likelihood,

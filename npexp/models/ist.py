@@ -50,7 +50,7 @@ class IST(TransformerNP):
             dx,
             dy,
             PointEmbedding(dx, dy, dz, depth_embedding, num_frequencies=num_frequencies),
-            Stack("ist", num_layers, dz, num_heads, dim_feedforward, latents),
+            Stack(dx, "ist", num_layers, dz, num_heads, dim_feedforward, latents),
             dz,
             dim_head,
             likelihood,

@@ -62,6 +62,7 @@ class TNP(TransformerNP):
             dy,
             PointEmbedding(dx, dy, dz, depth_embedding, True, flag, num_frequencies),
             Stack(
+                dx,
                 mixer,
                 num_layers,
                 dz,

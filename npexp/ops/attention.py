@@ -57,11 +57,17 @@ def attend_part(
     v: Float[Tensor, "b h nk dh"],
     mask: Bool[Tensor, "b nk"] | None = None,
     scale: float | None = None,
+    bias: Float[Tensor, "#b h nq nk"] | None = None,
 ) -> Part:
-    """Softmax attention with its log-normaliser: time and memory O(nq nk), in float32 or better."""
+    """Softmax attention with its log-normaliser: time and memory O(nq nk), in float32 or better.
+
+    A bias is added to the scaled logits.
+    """
     dtype = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
         logits = q.to(dtype) @ k.to(dtype).mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+        if bias is not None:
+            logits = logits + bias.to(dtype)
         if mask is not None:
             logits = logits.masked_fill(~mask[:, None, None, :], -torch.inf)
         if logits.shape[-1] == 0:

@@ -54,7 +54,7 @@ def test_extend_where_it_is_not_exact(mixer):
 @pytest.mark.parametrize("mixer", sorted({m for m, _ in MIXERS}))
 def test_extend_of_one_layer(mixer):
     """`update` is "layer" or "stack" exactly where extending one layer's summary equals a new one."""
-    unit = base.make_mixer(mixer, 16, 2, 0).double()
+    unit = base.make_mixer(mixer, base.Site(dx=2, dz=16, num_heads=2, layer=0)).double()
     t = tasks()
     h = torch.randn(3, 7, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ctx = Tokens(h, t.xc, None, count(None, h))

@@ -1,0 +1,39 @@
+"""Learned places in the input space for latent tokens."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from npexp.layers.mlp import mlp
+
+
+class Locations(nn.Module):
+    """Places of m latents, which draw each head's attention to nearby points.
+
+    Args:
+        m: number of latents.
+        dx: size of the inputs.
+        dz: width of the tokens.
+        num_heads: heads; each learns its own reach.
+        reach: places start spread over [-reach, reach]^dx.
+    """
+
+    def __init__(self, m: int, dx: int, dz: int, num_heads: int, reach: float):
+        super().__init__()
+        # a Sobol sequence covers the box evenly in any dimension
+        sobol = torch.quasirandom.SobolEngine(dx, scramble=True, seed=0)
+        self.x = nn.Parameter(reach * (2 * sobol.draw(m) - 1))
+        # heads start with widths from the whole box down to the spacing of the places
+        width = reach * torch.logspace(0, -1, num_heads)
+        self.raw = nn.Parameter((0.5 / width.square()).expm1().clamp_min(1e-4).log())
+        self.encode = mlp(dx, dz, dz, 2, "gelu")
+
+    def bias(self, x: Float[Tensor, "b n dx"]) -> Float[Tensor, "b h m n"]:
+        """Minus half the squared distance in units of each head's width, to be added to logits."""
+        distance = (self.x[:, None] - x[:, None]).square().sum(-1)  # [b, m, n]
+        return -softplus(self.raw)[:, None, None] * distance[:, None]
+
+    def code(self) -> Float[Tensor, "m dz"]:
+        """An embedding of each place, to be added to its latent."""
+        return self.encode(self.x)
