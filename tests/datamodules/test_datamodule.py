@@ -48,6 +48,19 @@ def test_batches_are_pure(make):
     assert not same(forward[0], make(seed=1).make_batch("train", 0))
 
 
+def test_threads_do_not_change_a_bit(make):
+    dm = make(num_context=(256, 256), num_target=(256, 256), max_points=None, noise=0.0)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        two = dm.make_batch("train", 0)
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        assert same(two, dm.make_batch("train", 0))
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_global_generators_are_left_alone(make):
     before = torch.get_rng_state()
     dm = make()

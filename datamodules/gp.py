@@ -1,0 +1,235 @@
+"""Functions drawn from Gaussian processes, with the exact log-likelihood of every task for free.
+
+The published protocols are settings of one class, written down as YAML:
+
+* `tnp_suite` (Lee et al. 2020, Nguyen and Grover 2022, Feng et al. 2022 and 2023): `conf/data/gp_rbf.yaml`, and with
+  Matérn-5/2 functions `conf/data/gp_matern.yaml`;
+* `cambridge` (the group of Ashman et al. 2024, arXiv 2406.12409): `conf/data/gp_cambridge.yaml`;
+* `conf/data/gp_mixed.yaml`: every family of functions, and another context size for each task.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from datamodules.base import NPDataModule, PlotTask
+from datamodules.kernels import Kernel
+from datamodules.loader import generator, one_thread
+from datamodules.oracle import bayes_oracle, factor, gp_predictive, scores
+from datamodules.settings import at_least, interval, sizes
+from npexp.batch import TaskBatch
+from npexp.errors import ConfigError
+
+PLOT_POINTS = {1: 200, 2: 32}  # grid points per dimension of a figure
+
+
+class Estimate(NamedTuple):
+    """A mean over batches and its standard error, in nats per target."""
+
+    mean: float
+    sem: float
+
+
+class Ceiling(NamedTuple):
+    """Scores of exact Bayesian prediction with unknown hyperparameters, pooled as published.
+
+    The pooled value is the mean over batches of each batch's mean per target.
+
+    Args:
+        joint: log-likelihood of all targets of a task together, the ceiling of a joint model.
+        marginal: of each target alone, the ceiling of a factorised model.
+        joint_gap: what knowing the hyperparameters would add to `joint`, on the same tasks.
+        marginal_gap: the same for `marginal`.
+        joint_error: integration error of `joint`, an upper bound of one standard error, in nats per target.
+        marginal_error: the same for `marginal`.
+    """
+
+    joint: Estimate
+    marginal: Estimate
+    joint_gap: Estimate
+    marginal_gap: Estimate
+    joint_error: float
+    marginal_error: float
+
+
+class GPData(NPDataModule):
+    """Functions from a Gaussian process, observed with noise at random points, with exact log-likelihoods.
+
+    Use it to measure how much of what can be known a model learns: `oracle_joint` and `oracle_marginal` are the scores
+    of the exact posterior under each task's own hyperparameters. A batch is one float64 Cholesky factorisation;
+    its tensors are float32. The defaults are the protocol `tnp_suite`.
+
+    Args:
+        kernel: the family of functions; each task draws its hyperparameters from it.
+        dx: input size; every dimension has the same range.
+        noise: standard deviation of the noise on context and target outputs alike.
+        context_range: where context inputs lie, uniformly.
+        target_range: where target inputs lie; None for the same.
+        num_context: smallest and largest context, drawn once per batch.
+        num_target: smallest and largest number of targets, drawn once per batch.
+        max_points: cap on context and targets together: the largest number of targets becomes this less the context.
+        ragged: draw both numbers for each task alone; the batch is padded with zeros and has masks.
+        batch_size: tasks per batch.
+        steps_per_epoch: training batches per epoch and process.
+        num_val_batches: validation batches.
+        num_test_batches: batches in each test set.
+        test_kernels: further test sets, name to family: `matern52` becomes the test set `test_matern52`.
+        seed: names the stream of tasks.
+        num_workers: processes that prepare training batches.
+        cache_dir: where evaluation sets are kept; None for `$XDG_CACHE_HOME/npexp` or `~/.cache/npexp`.
+
+    Raises:
+        ConfigError: a setting is out of range or contradicts another.
+    """
+
+    oracle = True
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        dx: int = 1,
+        noise: float = 0.02,
+        context_range: Sequence[float] = (-2.0, 2.0),
+        target_range: Sequence[float] | None = None,
+        num_context: Sequence[int] = (3, 46),
+        num_target: Sequence[int] = (3, 46),
+        max_points: int | None = 49,
+        ragged: bool = False,
+        batch_size: int = 16,
+        steps_per_epoch: int = 1000,
+        num_val_batches: int = 64,
+        num_test_batches: int = 188,
+        test_kernels: dict[str, Kernel] | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+        cache_dir: str | None = None,
+    ):
+        tests = test_kernels or {}
+        for name in tests:
+            if not re.fullmatch("[a-z0-9_]+", name):
+                raise ConfigError(f"expected names of test kernels in a-z, 0-9 and _, got '{name}': rename it")
+        names = ("test", *(f"test_{name}" for name in tests))
+        super().__init__(dx, 1, batch_size, steps_per_epoch, seed, num_workers, cache_dir, names)
+        self.kernel, self.test_kernels = kernel, test_kernels
+        self.noise = at_least("noise", noise, 0.0)
+        self.context_range = interval("context_range", context_range)
+        self.target_range = None if target_range is None else interval("target_range", target_range)
+        self.num_context = sizes("num_context", num_context, 0)
+        self.num_target = sizes("num_target", num_target, 1)
+        self.max_points, self.ragged = max_points, ragged
+        if max_points is not None:
+            at_least("max_points (largest context plus fewest targets)", max_points, num_context[1] + num_target[0])
+        self.num_val_batches = at_least("num_val_batches", num_val_batches, 1)
+        self.num_test_batches = at_least("num_test_batches", num_test_batches, 1)
+
+    def num_batches(self, split: str) -> int:
+        return self.num_val_batches if split == "val" else self.num_test_batches
+
+    def kernel_of(self, split: str) -> Kernel:
+        """The family of functions in a split."""
+        return (self.test_kernels or {}).get(split.removeprefix("test_"), self.kernel)
+
+    @one_thread()
+    def make_batch(self, split: str, index: int) -> TaskBatch:
+        self.check_index(split, index)
+        rng, kernel, b = generator(self.seed, split, index=index), self.kernel_of(split), self.batch_size
+        nc, nt, mask = self._sizes(rng)
+        x = torch.cat([self._inputs(rng, self.context_range, nc), self._inputs(rng, self._targets, nt)], 1)
+        u = torch.from_numpy(rng.random((b, kernel.num_hyper)))
+        z = torch.from_numpy(rng.standard_normal((b, nc + nt)))
+        if mask is not None:
+            x, z = x.masked_fill(~mask[..., None], 0.0), z.masked_fill(~mask, 0.0)
+        chol = factor(kernel, u, x.double(), self.noise, mask)
+        y = (chol @ z[..., None]).float()
+        exact = scores(chol, z, nc, mask)
+        return TaskBatch(
+            xc=x[:, :nc].contiguous(),
+            yc=y[:, :nc].contiguous(),
+            xt=x[:, nc:].contiguous(),
+            yt=y[:, nc:].contiguous(),
+            mask_c=None if mask is None else mask[:, :nc].contiguous(),
+            mask_t=None if mask is None else mask[:, nc:].contiguous(),
+            oracle_joint=exact.joint.float(),
+            oracle_marginal=exact.marginal.float(),
+        )
+
+    def plot_tasks(self, num: int) -> list[PlotTask]:
+        """`num` functions on a dense grid, with context sizes spread over their range; none beyond two inputs."""
+        if self.dx not in PLOT_POINTS:
+            return []
+        contexts = np.linspace(*self.num_context, num + 2)[1:-1].round().astype(int)
+        return [self._plot_task(number, int(nc)) for number, nc in enumerate(contexts)]
+
+    def bayes_oracle(
+        self, split: str = "test", num_batches: int = 16, num_draws: int = 1024, num_scrambles: int = 4, seed: int = 0
+    ) -> Ceiling:
+        """The best score a model can reach on the first batches of a split, knowing the law but no hyperparameter.
+
+        Args:
+            split: which tasks; the prior is the law of that split's own family.
+            num_batches: how many batches of it, at least 2.
+            num_draws: draws of hyperparameters per scramble.
+            num_scrambles: independent repetitions of the integration.
+            seed: of the integration.
+        """
+        at_least("num_batches", num_batches, 2)
+        rows, errors = [], []
+        for index in range(num_batches):
+            batch = self.make_batch(split, index)
+            best = bayes_oracle(self.kernel_of(split), batch, self.noise, num_draws, num_scrambles, seed)
+            joint, marginal = best.joint.sum(), best.marginal.sum()
+            known_joint, known_marginal = batch.oracle_joint.double().sum(), batch.oracle_marginal.double().sum()
+            count = batch.num_target.sum()
+            rows.append(torch.stack([joint, marginal, known_joint - joint, known_marginal - marginal]) / count)
+            errors.append(torch.stack([best.joint_sem.sum(), best.marginal_sem.sum()]) / count)
+        table = torch.stack(rows)
+        sems = table.std(0) / num_batches**0.5
+        estimates = [Estimate(float(mean), float(sem)) for mean, sem in zip(table.mean(0), sems, strict=True)]
+        # All tasks share the scrambles, so their errors may all point the same way: they are added, not averaged out.
+        return Ceiling(*estimates, *torch.stack(errors).mean(0).tolist())
+
+    @property
+    def _targets(self) -> tuple[float, float]:
+        return self.context_range if self.target_range is None else self.target_range
+
+    def _sizes(self, rng: np.random.Generator) -> tuple[int, int, Bool[Tensor, "b n"] | None]:
+        """Context and target slots of a batch, and which of them are real."""
+        tasks = self.batch_size if self.ragged else 1
+        num_c = rng.integers(*self.num_context, size=tasks, endpoint=True)
+        low, high = self.num_target
+        most = high if self.max_points is None else np.minimum(high, self.max_points - num_c)
+        num_t = rng.integers(low, most, size=tasks, endpoint=True)
+        nc, nt = int(num_c.max()), int(num_t.max())
+        if not self.ragged:
+            return nc, nt, None
+        real = [np.arange(nc) < num_c[:, None], np.arange(nt) < num_t[:, None]]
+        return nc, nt, torch.from_numpy(np.concatenate(real, 1))
+
+    def _inputs(self, rng: np.random.Generator, ends: tuple[float, float], num: int) -> Float[Tensor, "b n dx"]:
+        """Uniform inputs, already rounded to what is delivered: the oracle must see the same numbers as a model."""
+        return torch.from_numpy(rng.uniform(*ends, (self.batch_size, num, self.dx)).astype(np.float32))
+
+    def _plot_task(self, number: int, nc: int) -> PlotTask:
+        rng = generator(self.seed, "plot", index=number)
+        low, high = min(self.context_range[0], self._targets[0]), max(self.context_range[1], self._targets[1])
+        axis = torch.linspace(low, high, PLOT_POINTS[self.dx])
+        grid = torch.cartesian_prod(*[axis] * self.dx).reshape(1, -1, self.dx)
+        xc = torch.from_numpy(rng.uniform(*self.context_range, (1, nc, self.dx)).astype(np.float32))
+        u = torch.from_numpy(rng.random((1, self.kernel.num_hyper)))
+        normal = torch.from_numpy(rng.standard_normal((2, nc + grid.shape[1], 1)))
+        function = factor(self.kernel, u, torch.cat([xc, grid], 1).double(), noise=0.0) @ normal[:1]
+        y = (function + self.noise * normal[1:]).float()
+        mean, stddev = gp_predictive(self.kernel, u, xc, y[:, :nc], grid, self.noise)
+        return PlotTask(
+            batch=TaskBatch(xc, y[:, :nc], grid, y[:, nc:]),
+            kind="curve" if self.dx == 1 else "image",
+            image_shape=None if self.dx == 1 else (len(axis), len(axis)),
+            truth=function[:, nc:].float(),
+            mean=mean.float(),
+            stddev=stddev.float(),
+        )

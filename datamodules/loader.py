@@ -1,0 +1,133 @@
+"""Loaders whose stream is a counter: workers, processes and restarts cannot change what is seen.
+
+A training batch is a pure function of its number, so the only state of a loader is how many batches of which epoch
+it has handed out. Two integers in a checkpoint resume it exactly, in mid-epoch and with any number of workers.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from npexp.batch import TaskBatch
+
+
+def mix(*words: int | str) -> int:
+    """Hashes integers and strings to a 32-bit seed.
+
+    Torch's CPU generators read only the low 32 bits of a seed, and sums of shifted seeds collide; a hash does neither.
+    """
+    numbers = [int.from_bytes(w.encode(), "little") if isinstance(w, str) else w for w in words]
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def generator(*words: int | str, index: int) -> np.random.Generator:
+    """The random stream number `index` of the family named by `words`; a counter-based generator, so no two overlap."""
+    return np.random.Generator(np.random.Philox(key=np.array([mix(*words), index], dtype=np.uint64)))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keeps torch on one thread; also a decorator.
+
+    Linear algebra rounds differently with another number of threads. Workers have one, so the main process must make
+    its batches with one as well for both to agree to the last bit. Large batches gain speed from workers instead.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Tasks(Dataset):
+    """The batches of one split as a map-style data set: number to ready `TaskBatch`."""
+
+    def __init__(self, make: Callable[[int], TaskBatch]):
+        self.make = make
+
+    def __getitem__(self, index: int) -> TaskBatch:
+        return self.make(index)
+
+
+class CounterSampler(Sampler[int]):
+    """Yields the global numbers of the batches that one process sees in one epoch.
+
+    Args:
+        steps: batches per epoch and process.
+        rank: this process.
+        world: number of processes; each takes every `world`-th number, so no task is seen twice.
+    """
+
+    def __init__(self, steps: int, rank: int = 0, world: int = 1):
+        self.steps, self.rank, self.world = steps, rank, world
+        self.epoch = 0
+        self.resume = (0, 0)  # (epoch, batches of that epoch seen before the restart)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before every epoch; without a trainer call it yourself."""
+        self.epoch = epoch
+
+    def first(self) -> int:
+        """Batches of the current epoch that were seen before a restart."""
+        epoch, seen = self.resume
+        return seen if epoch == self.epoch else 0
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[int]:
+        start = self.epoch * self.steps
+        for step in range(self.first(), self.steps):
+            yield (start + step) * self.world + self.rank
+
+
+class CounterLoader(DataLoader):
+    """A `DataLoader` over a `CounterSampler` that resumes where it stopped; Lightning saves and loads its state.
+
+    The state is the same on every process, so the copy that rank 0 writes serves all of them.
+    """
+
+    seen = 0
+
+    def __iter__(self) -> Iterator[TaskBatch]:
+        self.seen = self.sampler.first()
+        for batch in super().__iter__():
+            self.seen += 1  # counts what was handed out, not what the workers prefetched
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """`epoch` and `seen`, the number of its batches handed out."""
+        return {"epoch": self.sampler.epoch, "seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Makes the next pass over `state["epoch"]` start after `state["seen"]` batches."""
+        self.sampler.resume = (state["epoch"], state["seen"])
+
+
+def as_is(batch: TaskBatch) -> TaskBatch:
+    """Collation for batches that come ready made; a named function because workers must be able to pickle it."""
+    return batch
+
+
+def train_loader(tasks: Tasks, steps: int, rank: int, world: int, num_workers: int) -> CounterLoader:
+    """An endless, resumable stream of fresh batches, `steps` per epoch."""
+    return CounterLoader(
+        tasks,
+        batch_size=None,
+        sampler=CounterSampler(steps, rank, world),
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        collate_fn=as_is,
+    )
+
+
+def eval_loader(batches: list[TaskBatch], rank: int, world: int) -> DataLoader:
+    """The fixed batches `rank, rank + world, ...`: together the processes see each batch exactly once."""
+    return DataLoader(
+        Tasks(batches.__getitem__), batch_size=None, sampler=range(rank, len(batches), world), collate_fn=as_is
+    )

@@ -1,0 +1,70 @@
+"""Checks of constructor arguments, and their description as plain data for the names of cache files."""
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from npexp.errors import ConfigError
+
+
+def at_least(name: str, value: int | float, low: int | float) -> int | float:
+    """Returns `value` when it is finite and no smaller than `low`, else raises `ConfigError`.
+
+    A whole `low` asks for a whole number: `at_least("noise", 0.1, 0.0)` is fine, `at_least("dx", 0.1, 0)` is not.
+    """
+    kinds, kind = (int, "an integer") if isinstance(low, int) else (int | float, "a number")
+    if not (isinstance(value, kinds) and math.isfinite(value) and value >= low):
+        raise ConfigError(f"expected {name} to be {kind}, at least {low}, got {value!r}: correct it")
+    return value
+
+
+def interval(name: str, ends: Sequence[float], low: float = -math.inf, positive: bool = False) -> tuple[float, float]:
+    """Returns `(low end, high end)` as floats; equal ends fix the value.
+
+    Args:
+        name: the argument, for the error message.
+        ends: what the caller gave.
+        low: smallest end allowed.
+        positive: both ends must exceed zero.
+
+    Raises:
+        ConfigError: not two finite numbers in ascending order, or below the limit.
+    """
+    good = is_pair(ends, int | float) and low <= ends[0] <= ends[1] and (ends[0] > 0 or not positive)
+    if not good:
+        limit = "0 < " if positive else f"{low} <= " if low > -math.inf else ""
+        raise ConfigError(f"expected {name} as [low, high] with {limit}low <= high, got {ends!r}: correct the ends")
+    return float(ends[0]), float(ends[1])
+
+
+def sizes(name: str, ends: Sequence[int], low: int) -> tuple[int, int]:
+    """Returns the smallest and largest size, both included, or raises `ConfigError`."""
+    if not (is_pair(ends, int) and low <= ends[0] <= ends[1]):
+        raise ConfigError(f"expected {name} as two integers, {low} <= low <= high, got {ends!r}: correct the ends")
+    return ends[0], ends[1]
+
+
+def is_pair(ends: Any, kinds: Any) -> bool:
+    """Whether `ends` holds two finite numbers of the given types."""
+    listed = isinstance(ends, Sequence) and len(ends) == 2
+    return listed and all(isinstance(end, kinds) and math.isfinite(end) for end in ends)
+
+
+def describe(value: Any, ignore: frozenset[str] = frozenset()) -> Any:
+    """A value as JSON-ready plain data: an object becomes its class and all its constructor settings.
+
+    This relies on a habit of this package: a constructor stores each argument under the argument's own name.
+
+    Args:
+        value: a plain value, a container, or an object such as a kernel or a datamodule.
+        ignore: constructor settings of `value` to leave out.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): describe(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [describe(item) for item in value]
+    names = [n for n in inspect.signature(type(value)).parameters if n not in ignore]
+    return {"class": type(value).__qualname__, **{n: describe(getattr(value, n)) for n in names}}
