@@ -27,7 +27,7 @@ class TNP(TransformerNP):
         mixer_args: settings of the mixer's own.
         context: "read" lets the context mix with itself, "raw" gives every layer the embedded context, which makes
             summaries exactly updatable where the mixer allows; None is the mixer's default.
-        norm_first: pre-norm (True) or post-norm, as published.
+        norm_first: pre-norm, or post-norm as published, which leaves the plateau of ignoring the context sooner.
         activation: of the feed-forward networks: "relu", "gelu" or "geglu".
         depth_embedding: linear layers of the embedder.
         flag: tells targets from context points in the shared embedder.
@@ -48,8 +48,8 @@ class TNP(TransformerNP):
         mixer: str = "dense",
         mixer_args: dict[str, Any] | None = None,
         context: str | None = None,
-        norm_first: bool = True,
-        activation: str = "gelu",
+        norm_first: bool = False,
+        activation: str = "relu",
         depth_embedding: int = 4,
         flag: bool = True,
         num_frequencies: int = 0,
