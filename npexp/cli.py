@@ -7,6 +7,7 @@ after the name.
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import NamedTuple
 
@@ -77,11 +78,12 @@ def train(command: str, words: list[str]) -> int:
     """Runs `fit`, `validate` or `test`."""
     from npexp.runs import complete, only_prints, reserve
 
-    fresh = None
+    fresh, typed = None, [command, *words]
     if not {"-h", "--help"} & set(words):
-        words, run = complete(command, words)
-        if not only_prints(words) and reserve(run):
-            fresh = run.folder
+        start = complete(command, words)
+        words = start.words
+        if not start.continues and not only_prints(words) and reserve(start.run):
+            fresh = start.run.folder
     # Lightning starts the processes of further devices by executing sys.argv.
     sys.argv = [sys.argv[0], command, *words]
     # Lightning calls functions that jsonargparse is about to rename; nothing a user could do about it.
@@ -89,8 +91,10 @@ def train(command: str, words: list[str]) -> int:
     try:
         from npexp.training_cli import run_command
 
-        run_command(command)
+        run_command(typed)
     finally:
-        if fresh is not None and fresh.is_dir() and not any(fresh.iterdir()):
-            fresh.rmdir()  # refused before it began: do not use up a version
+        if fresh is not None:
+            for folder in (fresh, fresh.parent):
+                with suppress(OSError):
+                    folder.rmdir()  # only when empty: a run refused before it began uses up no version
     return 0

@@ -14,7 +14,7 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from npexp.config import config_names, expand, setting
+from npexp.config import config_names, expand, find_config, setting
 from npexp.errors import ConfigError, suggest
 
 
@@ -46,6 +46,20 @@ class Run(NamedTuple):
         return self.folder / "checkpoints" / f"{name}.ckpt"
 
 
+class Start(NamedTuple):
+    """What a training command is about to do.
+
+    Args:
+        words: its completed arguments.
+        run: the run it works in.
+        continues: whether that run exists already and is meant to be gone on with.
+    """
+
+    words: list[str]
+    run: Run
+    continues: bool
+
+
 class Arguments:
     """Command-line words as `(option, value)` pairs, keeping what is not understood as it stands."""
 
@@ -74,8 +88,8 @@ class Arguments:
         return [word for i, word in enumerate(self.words) if i not in gone]
 
 
-def complete(command: str, words: Sequence[str], base: str = "base") -> tuple[list[str], Run]:
-    """The completed arguments of `fit`, `validate` or `test`, and the run they work in.
+def complete(command: str, words: Sequence[str], base: str = "base") -> Start:
+    """Completes the arguments of `fit`, `validate` or `test`.
 
     Args:
         command: what to do with the run.
@@ -105,20 +119,21 @@ def complete(command: str, words: Sequence[str], base: str = "base") -> tuple[li
         near = ", ".join(config_names("experiment")[:4])
         raise ConfigError(f"{command} needs --config EXPERIMENT" + (f", for example {near}" if near else ""))
 
-    if origin is not None and name in (None, origin.name) and version in (None, origin.version):
-        run = origin
-    else:
-        run = _new(root, name or (origin.name if origin else "run"), version)
+    continues = origin is not None and name in (None, origin.name) and version in (None, origin.version)
+    run = origin if continues else _new(root, name or (origin.name if origin else "run"), version)
     rest = args.without("--config", "-c", "--ckpt_path", "--name", "--version", "--runs_dir")
-    done = [word for path in expand([base, *asked]) for word in ("--config", str(path))] + rest
+    below = [] if expand(asked)[:1] == [find_config(base)] else [base]
+    done = [word for path in expand([*below, *asked]) for word in ("--config", str(path))] + rest
     if checkpoint is not None:
         done.append(f"--ckpt_path={checkpoint}")
-    return [*done, f"--runs_dir={run.root}", f"--name={run.name}", f"--version={run.version}"], run
+    done += [f"--runs_dir={run.root}", f"--name={run.name}", f"--version={run.version}"]
+    return Start(done, run, continues)
 
 
 def only_prints(words: Sequence[str]) -> bool:
     """Whether the arguments ask for help or for the merged configuration, and for no work."""
-    return any(w in ("-h", "--help") or w.startswith("--print_config") or w.split("=")[0].endswith(".help") for w in words)
+    keys = [word.partition("=")[0] for word in words]
+    return any(key in ("-h", "--help", "--print_config") or key.endswith(".help") for key in keys)
 
 
 def find_checkpoint(

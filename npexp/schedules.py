@@ -36,7 +36,7 @@ class WarmupCosine(LRScheduler):
         """Sets the step at which the rate is zero."""
         if total_steps <= self.warmup_steps:
             raise ConfigError(
-                f"a warm-up of {self.warmup_steps} steps leaves nothing of {total_steps}: lower lr_scheduler.warmup_steps"
+                f"a warm-up of {self.warmup_steps} steps leaves nothing of a run of {total_steps}: lower warmup_steps"
             )
         self.total_steps = total_steps
 

@@ -1,0 +1,1 @@
+"""What happens beside training: checkpoints, seeds, measurements, figures and reports."""

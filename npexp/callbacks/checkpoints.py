@@ -1,0 +1,88 @@
+"""The two checkpoints of a run, `checkpoints/best.ckpt` and `checkpoints/last.ckpt`.
+
+Both are written to a temporary file first and then renamed, so a run killed at any moment leaves whole files.
+"""
+
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from npexp.errors import UnknownNameError
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the weights of the best validation.
+
+    Args:
+        monitor: the validation metric that decides.
+        mode: whether more or less of it is better.
+    """
+
+    def __init__(self, monitor: str = "val/loglik_joint", mode: Literal["max", "min"] = "max"):
+        super().__init__(
+            filename="best", monitor=monitor, mode=mode, save_on_train_epoch_end=False, enable_version_counter=False
+        )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the state if it is the best so far.
+
+        Raises:
+            UnknownNameError: validation has no such metric.
+        """
+        if self.monitor not in trainer.callback_metrics and not trainer.sanity_checking:
+            known = [name for name in trainer.callback_metrics if name.startswith("val/")]
+            raise UnknownNameError("metric for best.monitor", self.monitor, known)
+        super().on_validation_end(trainer, pl_module)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps the newest state of a run, for resuming: every so many steps, after each validation and at the end.
+
+    When a validation follows the step, the state is saved after it: its result is then part of the state, and a
+    resumed run knows the best score the interrupted one had reached.
+
+    Args:
+        every_n_train_steps: steps between two checkpoints.
+    """
+
+    def __init__(self, every_n_train_steps: int = 1000):
+        super().__init__(
+            filename="last",
+            every_n_train_steps=every_n_train_steps,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves when it is time and no validation comes between."""
+        due = trainer.global_step % self._every_n_train_steps == 0 or trainer.global_step == trainer.max_steps
+        if due and not validates_after(trainer, batch_idx):
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves what validation has changed: scores, and rates that depend on them."""
+        self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the state of a run that ended for another reason than its number of steps."""
+        self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Writes `last.ckpt`, unless it holds this step already."""
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+def validates_after(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether the trainer validates right after this training batch."""
+    every = trainer.val_check_batch
+    if not trainer.enable_validation or every == float("inf"):
+        return False
+    epochs = trainer.check_val_every_n_epoch
+    if epochs is None:
+        # Validation counted in steps runs through the epochs.
+        return (trainer.fit_loop.total_batch_idx + 1) % every == 0
+    return (trainer.current_epoch + 1) % epochs == 0 and (batch_idx + 1) % every == 0

@@ -1,0 +1,87 @@
+"""Speed, peak memory, gradient norm and learning rate of a training run."""
+
+import re
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
+
+from npexp.batch import TaskBatch
+
+
+class Measurements(Callback):
+    """Logs `perf/tasks_per_second`, `perf/peak_memory_mb`, `train/gradient_norm` and `train/learning_rate`.
+
+    The gradient norm is the one before clipping. Speed counts training steps only, over all processes. Memory is the
+    peak since training began: what PyTorch allocated on a GPU, the whole process on a Linux CPU, nothing elsewhere.
+    """
+
+    def __init__(self) -> None:
+        self._tasks = 0
+        self._since: float | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the measurement of memory."""
+        reset_peak_memory(pl_module.device)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves validation, and the figures and checkpoints that follow it, out of the time."""
+        self._since = None
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Starts the clock where it does not run."""
+        if self._since is None:
+            self._tasks, self._since = 0, time.perf_counter()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Logs the gradient norm and the learning rate of the step about to be taken."""
+        if not logs_now(trainer):
+            return
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        pl_module.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
+        pl_module.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: TaskBatch, batch_idx: int
+    ) -> None:
+        """Counts the tasks, and logs speed and memory when it is time."""
+        self._tasks += batch.num_tasks
+        # The counters have moved on: the step just taken is the one that Lightning is about to log.
+        if trainer.global_step % trainer.log_every_n_steps:
+            return
+        rate = self._tasks / (time.perf_counter() - self._since)
+        pl_module.log("perf/tasks_per_second", rate, sync_dist=True, reduce_fx="sum")
+        peak = peak_memory_mb(pl_module.device)
+        if peak is not None:
+            pl_module.log("perf/peak_memory_mb", peak, sync_dist=True, reduce_fx="max")
+        self._since = None
+
+
+def logs_now(trainer: Trainer) -> bool:
+    """Whether Lightning logs the step that is being taken."""
+    return (trainer.global_step + 1) % trainer.log_every_n_steps == 0
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Starts a new measurement of peak memory."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    # Not Linux, or not allowed in a container: the peak then counts from the start of the process.
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_mb(device: torch.device) -> float | None:
+    """Peak memory in MiB since `reset_peak_memory`, or None where it cannot be known."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        return None
+    return int(found[1]) / 1024 if found else None

@@ -1,0 +1,151 @@
+"""Commands that start fast because they leave Lightning alone: `models`, `mixers`, `data` and `predict`."""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from npexp.errors import ConfigError, suggest
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises `ConfigError` with the nearest known options."""
+
+    def __init__(self, name: str, description: str):
+        super().__init__(f"npexp {name}", description=description, allow_abbrev=False)
+
+    def read(self, words: Sequence[str]) -> argparse.Namespace:
+        """The parsed arguments."""
+        found, unknown = self.parse_known_args(words)
+        if unknown:
+            known = [option for action in self._actions for option in action.option_strings]
+            raise ConfigError(f"unknown option '{unknown[0]}'; {suggest(unknown[0].split('=')[0], known)}")
+        return found
+
+    def error(self, message: str) -> NoReturn:
+        """Raises instead of exiting, so that every mistake is reported in one place."""
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def models(words: Sequence[str]) -> int:
+    """Lists the models."""
+    from npexp.registry import available_models
+
+    return _listing("models", "The models, with parameters at dx = dy = 1, and traits.", available_models, words)
+
+
+def mixers(words: Sequence[str]) -> int:
+    """Lists the mixers."""
+    from npexp.registry import available_mixers
+
+    return _listing("mixers", "The token mixers, with traits and cost.", available_mixers, words)
+
+
+def data(words: Sequence[str]) -> int:
+    """Lists the task families."""
+    from npexp.registry import available_data
+
+    return _listing("data", "The task families.", available_data, words)
+
+
+def _listing(name: str, title: str, entries: Callable[[], dict[str, dict[str, Any]]], words: Sequence[str]) -> int:
+    parser = Parser(name, title)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    as_json = parser.read(words).json
+    found = entries()
+    if as_json:
+        print(json.dumps(found, indent=2, default=list))
+    else:
+        print_listing(title, found)
+    return 0
+
+
+def print_listing(title: str, entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Prints names as rows; yes-or-no traits share one column that names those that hold.
+
+    Args:
+        title: stands above the table.
+        entries: traits by name.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    keys = list(dict.fromkeys(key for traits in entries.values() for key in traits))
+    flags = {key for key in keys if all(isinstance(traits.get(key), bool) for traits in entries.values())}
+    columns = [key for key in keys if key not in flags]
+    table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, header_style="bold")
+    table.add_column("name", no_wrap=True)
+    for column in columns:
+        is_number = all(isinstance(traits.get(column), int) for traits in entries.values())
+        table.add_column(column.replace("_", " "), justify="right" if is_number else "left")
+    if flags:
+        table.add_column("traits")
+    for name, traits in entries.items():
+        holding = ", ".join(key.replace("_", " ") for key in keys if key in flags and traits[key])
+        table.add_row(name, *(_words(traits.get(column)) for column in columns), *([holding] if flags else []))
+    Console().print(table)
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple, set, frozenset)) else str(value)
+
+
+def predict(words: Sequence[str]) -> int:
+    """Predicts for data in files."""
+    parser = Parser(
+        "predict",
+        "Predicts from a trained model for data in files. CSV and Parquet: one row per point, inputs in columns x or "
+        "x0, x1, ..., outputs in y or y0, y1, ..., and a column 'task' when there are several tasks; rows without "
+        "outputs are the targets. NPZ: arrays xc, yc and xt, [n, d] or [b, n, d].",
+    )
+    parser.add_argument("--ckpt_path", required=True, help="a .ckpt file or a run folder such as runs/gp_rbf/0")
+    parser.add_argument("--context", required=True, help="the file with the observed points")
+    parser.add_argument("--targets", help="a file with the points to predict; without it they are in --context")
+    parser.add_argument("--out", required=True, help="the file to write, of the same kind as --context")
+    parser.add_argument("--x", nargs="+", metavar="COLUMN", help="names of the input columns")
+    parser.add_argument("--y", nargs="+", metavar="COLUMN", help="names of the output columns")
+    parser.add_argument(
+        "--quantiles", nargs="*", type=float, default=[0.025, 0.5, 0.975], metavar="LEVEL", help="between 0 and 1"
+    )
+    parser.add_argument("--device", default="cpu", help="where to compute, e.g. cuda")
+    args = parser.read(words)
+    levels = sorted(set(args.quantiles))
+    if not all(0 < level < 1 for level in levels):
+        raise ConfigError(f"expected --quantiles between 0 and 1, got {' '.join(map(str, args.quantiles))}")
+
+    from npexp.predict_files import predict_arrays, predict_table, read_arrays, read_table, write_arrays, write_table
+    from npexp.runs import find_checkpoint
+
+    as_arrays = Path(args.context).suffix == ".npz"
+    if as_arrays != (Path(args.out).suffix == ".npz"):
+        raise ConfigError(f"expected --out to be of the same kind as --context {args.context}, got {args.out}")
+    if as_arrays and (args.x or args.y):
+        raise ConfigError("--x and --y name columns of a table; an NPZ file holds arrays xc, yc and xt")
+    read = read_arrays if as_arrays else read_table
+    context, targets = read(args.context), read(args.targets) if args.targets else None  # fail before the slow start
+    checkpoint, _ = find_checkpoint(args.ckpt_path, Path("runs").resolve(), None, None)
+    predictor = _load(checkpoint, args.device)
+    if as_arrays:
+        write_arrays(args.out, predict_arrays(predictor, {**context, **(targets or {})}, levels))
+    else:
+        write_table(args.out, predict_table(predictor, context, targets, args.x, args.y, levels))
+    return 0
+
+
+def _load(checkpoint: Path | None, device: str) -> Any:
+    import torch
+
+    from npexp.predict import load_predictor
+
+    if checkpoint is None:
+        raise ConfigError("expected --ckpt_path to be a .ckpt file or a run folder")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise ConfigError(f"cannot compute on --device {device}: {reason}") from error
+    return load_predictor(checkpoint, device)

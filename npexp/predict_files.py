@@ -1,0 +1,199 @@
+"""Predictions for data in files: tables of points (CSV, Parquet) and arrays (NPZ)."""
+
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from npexp.errors import ConfigError, DataError, suggest
+from npexp.predict import Predictor
+
+TASKS_AT_ONCE = 64  # so that many tasks need no more memory than this many
+
+
+def read_table(path: str) -> pd.DataFrame:
+    """The rows of a CSV or Parquet file.
+
+    Raises:
+        ConfigError: another kind of file, no such file, or Parquet without its package.
+        DataError: the file cannot be read.
+    """
+    reader = {".csv": pd.read_csv, ".parquet": pd.read_parquet}.get(Path(path).suffix)
+    if reader is None:
+        raise ConfigError(f"expected a .csv, .parquet or .npz file, got {path}")
+    return _access(path, lambda: reader(path))
+
+
+def write_table(path: str, table: pd.DataFrame) -> None:
+    """Writes a CSV or Parquet file, whole or not at all.
+
+    Raises:
+        ConfigError: another kind of file, or Parquet without its package.
+    """
+    writer = {".csv": table.to_csv, ".parquet": table.to_parquet}.get(Path(path).suffix)
+    if writer is None:
+        raise ConfigError(f"expected --out to be a .csv, .parquet or .npz file, got {path}")
+    _replace(path, lambda temporary: writer(temporary, index=False))
+
+
+def read_arrays(path: str) -> dict[str, np.ndarray]:
+    """The arrays of an NPZ file."""
+
+    def load() -> dict[str, np.ndarray]:
+        with np.load(path) as file:
+            return dict(file)
+
+    return _access(path, load)
+
+
+def write_arrays(path: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes an NPZ file, whole or not at all."""
+    _replace(path, lambda temporary: np.savez(temporary, **arrays))
+
+
+def predict_arrays(
+    predictor: Predictor, arrays: Mapping[str, np.ndarray], levels: Sequence[float]
+) -> dict[str, np.ndarray]:
+    """Predictions for arrays.
+
+    Args:
+        predictor: the model.
+        arrays: xc, yc and xt, `[n, d]` or `[b, n, d]`.
+        levels: quantile levels.
+
+    Returns:
+        xt, mean and stddev `[b, nt, dy]`, quantiles `[q, b, nt, dy]` and their levels; without `b` as the input.
+    """
+    missing = [name for name in ("xc", "yc", "xt") if name not in arrays]
+    if missing:
+        raise DataError(f"expected arrays xc, yc and xt, found no {', '.join(missing)}")
+    single = arrays["xc"].ndim == 2
+    xc, yc, xt = (arrays[name][None] if arrays[name].ndim == 2 else arrays[name] for name in ("xc", "yc", "xt"))
+    if not len(xc) == len(yc) == len(xt):
+        raise DataError(f"expected as many tasks in xc, yc and xt, got {len(xc)}, {len(yc)} and {len(xt)}")
+    parts = []
+    for i in _progress(range(0, len(xc), TASKS_AT_ONCE)):
+        now = slice(i, i + TASKS_AT_ONCE)
+        parts.append(_predict(predictor, xc[now], yc[now], xt[now], levels))
+    mean, stddev, quantiles = (
+        np.concatenate(p, axis) for p, axis in zip(zip(*parts, strict=True), (0, 0, 1), strict=True)
+    )
+    if single:
+        mean, stddev, quantiles = mean[0], stddev[0], quantiles[:, 0]
+    return {"xt": arrays["xt"], "mean": mean, "stddev": stddev, "quantiles": quantiles, "levels": np.array(levels)}
+
+
+def predict_table(
+    predictor: Predictor,
+    context: pd.DataFrame,
+    targets: pd.DataFrame | None,
+    x: Sequence[str] | None,
+    y: Sequence[str] | None,
+    levels: Sequence[float],
+) -> pd.DataFrame:
+    """Predictions for tables, one row per target in the order they came.
+
+    Args:
+        predictor: the model.
+        context: observed points, and without `targets` also the rows to predict, which miss their outputs.
+        targets: the rows to predict.
+        x: input columns; None finds x, or x0, x1, ...
+        y: output columns; None finds y, or y0, y1, ...
+        levels: quantile levels.
+
+    Returns:
+        The target rows' `task` and inputs, and per output y columns such as `y_mean`, `y_stddev` and `y_q0.025`.
+    """
+    x, y = _columns(context, x, "x", predictor.model.dx), _columns(context, y, "y", predictor.model.dy)
+    if targets is None:
+        absent = context[y].isna().all(axis=1)
+        context, targets = context[~absent], context[absent]
+    _columns(targets, x, "x", predictor.model.dx)
+    if targets.empty:
+        raise DataError("found nothing to predict: give --targets, or rows whose outputs are empty")
+    several = "task" in targets.columns
+    if several != ("task" in context.columns):
+        raise DataError("expected a column 'task' in both tables or in neither")
+    keys = ["task", *x] if several else list(x)
+    groups = dict(iter(context.groupby("task"))) if several else {None: context}
+    wanted = list(targets.groupby("task", sort=False)) if several else [(None, targets)]
+    unknown = [name for name, _ in wanted if name not in groups]
+    if unknown:
+        raise DataError(f"task {unknown[0]!r} has targets and no context; {suggest(str(unknown[0]), map(str, groups))}")
+    parts = []
+    for name, rows in _progress(wanted):
+        seen = groups[name]
+        xc, yc, xt = (part.to_numpy(copy=True) for part in (seen[x], seen[y], rows[x]))
+        mean, stddev, quantiles = _predict(predictor, xc, yc, xt, levels)
+        part = rows[keys].copy()
+        for i, output in enumerate(y):
+            part[f"{output}_mean"], part[f"{output}_stddev"] = mean[0, :, i], stddev[0, :, i]
+            for level, values in zip(levels, quantiles, strict=True):
+                part[f"{output}_q{level:g}"] = values[0, :, i]
+        parts.append(part)
+    return pd.concat(parts).loc[targets.index] if targets.index.is_unique else pd.concat(parts)
+
+
+def _predict(
+    predictor: Predictor, xc: np.ndarray, yc: np.ndarray, xt: np.ndarray, levels: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and standard deviation `[b, nt, dy]` and quantiles `[q, b, nt, dy]`."""
+    predictive = predictor.predict(predictor.condition(xc, yc), xt)
+    mean, stddev = predictive.mean, predictive.stddev
+    quantiles = predictive.quantile(torch.tensor(levels).to(mean)) if levels else mean.new_zeros(0, *mean.shape)
+    return tuple(values.cpu().numpy() for values in (mean, stddev, quantiles))
+
+
+def _columns(table: pd.DataFrame, names: Sequence[str] | None, letter: str, size: int) -> list[str]:
+    """The columns that hold inputs or outputs, checked against the model's size."""
+    if names is None:
+        numbered = [name for name in map(str, table.columns) if re.fullmatch(rf"{letter}\d+", name)]
+        names = [letter] if letter in table.columns else sorted(numbered, key=lambda name: int(name[1:]))
+    missing = [name for name in names if name not in table.columns]
+    if missing:
+        raise DataError(f"there is no column '{missing[0]}'; {suggest(missing[0], map(str, table.columns))}")
+    if len(names) != size:
+        found = ", ".join(names) or "none"
+        kind = "inputs" if letter == "x" else "outputs"
+        raise DataError(f"the model has {size} {kind}, found columns {found}: name them with --{letter}")
+    return list(names)
+
+
+def _access(path: str, read: Callable[[], Any]) -> Any:
+    if not Path(path).is_file():
+        raise ConfigError(f"there is no file {path}")
+    try:
+        return read()
+    except ImportError as error:
+        raise ConfigError(f"{Path(path).suffix} files need pyarrow: pip install 'npexp[parquet]'") from error
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"cannot read {path}: {reason}") from error
+
+
+def _replace(path: str, write: Callable[[str], Any]) -> None:
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")  # the suffix decides the format
+    try:
+        write(str(temporary))
+        temporary.replace(target)
+    except ImportError as error:
+        raise ConfigError(f"{target.suffix} files need pyarrow: pip install 'npexp[parquet]'") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _progress(items: Sequence[Any]) -> Iterator[Any]:
+    """The items, with a bar when they are many."""
+    if len(items) < 4:
+        return iter(items)
+    from rich.progress import track
+
+    return iter(track(items, description="predict"))

@@ -1,0 +1,316 @@
+"""`npexp fit | validate | test`: Lightning's command line around `NPModule` and a datamodule.
+
+Imported by the dispatcher only when one of these commands runs: this is where seconds of imports are.
+"""
+
+import importlib
+import logging
+import pkgutil
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+import datamodules
+import npexp.mixers
+import npexp.models
+from datamodules.base import NPDataModule
+from npexp.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from npexp.callbacks.figures import Figures
+from npexp.callbacks.measurements import Measurements
+from npexp.callbacks.progress import RunProgress
+from npexp.callbacks.results import Overview, TestReport
+from npexp.callbacks.seeding import RunClock, StepSeed
+from npexp.cli_errors import explain
+from npexp.errors import ConfigError, NPError
+from npexp.loggers import Board, MetricsFile
+from npexp.module import NPModule
+from npexp.runs import Run, package_versions, revision
+
+IRRELEVANT_WARNINGS = (
+    r".*does not have many workers which may be a bottleneck.*",  # tasks are made faster than they are used
+    r".*Checkpoint directory .* exists and is not empty.*",  # a resumed run, or the test of one
+    r".*The number of training batches .* is smaller than the logging interval.*",  # logging counts through epochs
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # inside Lightning
+    r".*It is recommended to use `self.log\('(val|test|loglik).*sync_dist=True.*",  # they sum over processes
+    r".*You have overridden `on_before_batch_transfer`.*",  # so that batches are checked whoever makes them
+)
+
+
+class Parser(LightningArgumentParser):
+    """A parser that explains a mistake in one or two lines."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        """Prints the mistake with the nearest known names and exits with status 2."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        sys.stderr.write(f"npexp: {explain(message, getattr(ex, 'subcommand_parser', None) or self)}\n")
+        self.exit(2)
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes `config.yaml` when training starts; testing leaves it alone."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes the full configuration, less what belongs to this one start: where, and resumed from what."""
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        config = self.config.clone()
+        config.defaults, config.version, config.ckpt_path, config.runs_dir = [], None, None, "runs"
+        path = run_of(config=self.config).config
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(self.parser.dump(config, skip_none=False))
+        temporary.replace(path)
+
+
+class CLI(LightningCLI):
+    """The arguments of training and testing, and how they become a trainer.
+
+    Args:
+        command: what was typed, for the record.
+        **kwargs: see `LightningCLI`.
+    """
+
+    def __init__(self, *args: Any, command: Sequence[str] = (), **kwargs: Any):
+        self.command = shlex.join(["npexp", *command])
+        super().__init__(*args, **kwargs)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The commands, and the arguments of the trainer's methods that are none of the command line's business."""
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"},
+            "validate": {"model", "dataloaders", "datamodule", "verbose", "weights_only"},
+            "test": {"model", "dataloaders", "datamodule", "verbose", "weights_only"},
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the run's place and the callbacks that every run has."""
+        parser.add_argument("--defaults", type=list[str], default=[], help="Configurations below this file.")
+        parser.add_argument("--name", type=str, default="run", help="Name of the run: its folder below runs_dir.")
+        parser.add_argument("--version", type=int | None, help="Version of the run; null takes the next free one.")
+        parser.add_argument("--runs_dir", type=str, default="runs", help="The folder of all runs.")
+        for size in ("dx", "dy"):
+            parser.link_arguments(f"data.{size}", f"model.net.init_args.{size}", apply_on="instantiate")
+        parser.add_lightning_class_args(StepSeed, "step_seed")
+        parser.link_arguments("seed_everything", "step_seed.seed")
+        parser.add_lightning_class_args(Figures, "figures")
+        # `best` before `last`: the newest checkpoint then knows the newest best score.
+        parser.add_lightning_class_args(BestCheckpoint, "best")
+        parser.add_lightning_class_args(LastCheckpoint, "last")
+
+    def _parse_ckpt_path(self) -> None:
+        """Takes the model's settings from the checkpoint, and says so where they differ from those given."""
+        if not self.config.get("subcommand"):
+            return
+        given = self.parser.dump(self.config, skip_none=False)
+        super()._parse_ckpt_path()
+        before, after = (
+            flatten(yaml.safe_load(dump)[self.config.subcommand]["model"])
+            for dump in (given, self.parser.dump(self.config, skip_none=False))
+        )
+        changed = [k for k in before if k in after and before[k] != after[k]]
+        if changed:
+            shown = ", ".join(f"model.{k}={after[k]} (not {before[k]})" for k in changed[:4])
+            more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+            rank_zero_only(print)(f"npexp: warning: the checkpoint's settings win: {shown}{more}", file=sys.stderr)
+
+    def instantiate_classes(self) -> None:
+        """Builds data, model and trainer; a refusal of one of ours is found again under what the parser made of it."""
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError) as error:
+            refusal: BaseException | None = error
+            while refusal is not None and not isinstance(refusal, NPError):
+                refusal = refusal.__cause__ or refusal.__context__
+            raise (refusal or error) from None if refusal else error.__cause__
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Builds the trainer of this run: its folder, its loggers and the callbacks without settings."""
+        if self.subcommand is None:
+            return super().instantiate_trainer(logger=False, **kwargs)
+        config = self.config[self.subcommand]
+        run = run_of(config)
+        checkpoint = config.get("ckpt_path")
+        steps = checkpoint_steps(checkpoint)
+        text, facts = self._describe(config, steps)
+        own: list[Logger] = []
+        if self.subcommand == "fit":
+            resume = steps if checkpoint else None
+            own = [Board(run.root, run.name, run.version, resume), MetricsFile(run.folder / "metrics.csv", resume)]
+        elif self.subcommand == "test":
+            own = [Board(run.root, run.name, run.version, at_step=steps)]
+        settings = self._get(self.config_init, "trainer")
+        chosen = settings.get("logger")
+        if chosen is False:
+            own = []
+        elif chosen is not None and chosen is not True:
+            own += list(chosen) if isinstance(chosen, (list, tuple)) else [chosen]
+        callbacks: list[Callback] = [Measurements(), RunClock(), Overview(summary(facts, config), text)]
+        if self.subcommand != "fit":
+            callbacks.append(TestReport(run.folder / "test_metrics.json", facts))
+        if settings.get("enable_progress_bar") is not False:
+            callbacks.append(RunProgress())
+        every = validation_interval(settings)
+        try:
+            trainer = super().instantiate_trainer(
+                logger=own or False,
+                default_root_dir=str(run.folder),
+                callbacks=[*(settings.get("callbacks") or []), *callbacks],
+                val_check_interval=every,
+                **kwargs,
+            )
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            raise ConfigError(f"the trainer refuses its settings: {' '.join(str(error).split())}") from error
+        rank_zero_only(print)(
+            f"{facts['model']} with {facts['parameters']:,} parameters on {facts['data']}; folder {shown(run.folder)}"
+        )
+        return trainer
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        return kwargs if subcommand == "fit" else {**kwargs, "verbose": False}  # our table has error bars
+
+    def _describe(self, config: Namespace, steps: int) -> tuple[str, dict[str, Any]]:
+        """The run as Markdown for people, and as flat facts for programs."""
+        facts = {
+            "name": config.name,
+            "model": class_name(config.model.net),
+            "data": class_name(config.data),
+            "seed": config.seed_everything,
+            "steps": steps,
+            "parameters": sum(p.numel() for p in self.model.net.parameters()),
+            "revision": revision(),
+            "versions": package_versions(),
+            "device": device_name(config.trainer.accelerator),
+            "command": self.command,
+        }
+        lines = [f"* **{key}**: {facts[key]}" for key in ("revision", "versions", "device", "parameters", "command")]
+        dump = self._parser(self.subcommand).dump(config, skip_none=False)
+        return "\n".join([*lines, "", "```yaml", dump.strip(), "```"]), facts
+
+
+def run_of(config: Namespace) -> Run:
+    """The run that a parsed command works in."""
+    return Run(Path(config.runs_dir).resolve(), config.name, config.version or 0)
+
+
+def validation_interval(settings: Namespace | dict[str, Any]) -> int | float | None:
+    """Steps between two validations: as set, or a twentieth of the run.
+
+    Raises:
+        ConfigError: the run would end before its first validation, and leave no best checkpoint.
+    """
+    every, steps = settings["val_check_interval"], settings["max_steps"]
+    in_steps = settings["check_val_every_n_epoch"] is None
+    if every is None and in_steps and steps > 0:
+        return max(1, steps // 20)
+    if in_steps and isinstance(every, int) and 0 < steps < every and not settings["fast_dev_run"]:
+        raise ConfigError(
+            f"trainer.max_steps={steps} ends the run before its first validation: lower trainer.val_check_interval="
+            f"{every}, or set it to null for twenty validations per run"
+        )
+    return every
+
+
+def checkpoint_steps(path: str | None) -> int:
+    """Training steps behind a checkpoint; 0 without one."""
+    if path is None:
+        return 0
+    return int(torch.load(path, weights_only=True, map_location="cpu", mmap=True)["global_step"])
+
+
+def summary(facts: dict[str, Any], config: Namespace) -> dict[str, Any]:
+    """The few settings by which runs are told apart on the board: every plain argument of model and optimiser."""
+    net = {k: v for k, v in flatten(namespace_dict(config.model.net)).items() if "class_path" not in k}
+    rate = flatten(namespace_dict(config.model.optimizer)).get("init_args.lr")
+    chosen = {k.rpartition("init_args.")[2]: v for k, v in net.items() if isinstance(v, (int, float, str, bool))}
+    mixer = config.model.net.get("init_args.mixer")
+    kinds = {"mixer": class_name(mixer)} if isinstance(mixer, Namespace) else {}
+    named = {key: facts[key] for key in ("name", "model", "data", "seed", "parameters")}
+    return {**chosen, **kinds, **named, "lr": rate, "max_steps": config.trainer.max_steps}
+
+
+def namespace_dict(value: Any) -> Any:
+    """A parsed value as plain dictionaries."""
+    return value.as_dict() if isinstance(value, Namespace) else value
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dotted keys."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for key, inner in value.items() for k, v in flatten(inner, f"{prefix}.{key}".strip(".")).items()}
+
+
+def class_name(spec: Any) -> str:
+    """The bare name in a `class_path`."""
+    return spec["class_path"].rpartition(".")[2] if isinstance(spec, (dict, Namespace)) else str(spec)
+
+
+def device_name(accelerator: str) -> str:
+    """What computes, in words."""
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return "cpu" if accelerator in ("auto", "gpu", "cuda") else accelerator
+
+
+def shown(folder: Path) -> str:
+    """A folder as a reader would type it."""
+    return str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
+
+
+def quiet() -> None:
+    """Hides Lightning's advice and warnings that mean nothing here; everything else stays."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message in IRRELEVANT_WARNINGS:
+        warnings.filterwarnings("ignore", message)
+
+
+def import_all(package: Any) -> None:
+    """Imports every module of a package, so that its classes can be named without their path."""
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        importlib.import_module(module.name)
+
+
+def make_cli(**kwargs: Any) -> CLI:
+    """The command line over `sys.argv`; `run=False, args=[...]` only builds, for notebooks, and writes nothing."""
+    quiet()
+    for package in (npexp.models, npexp.mixers, datamodules):
+        import_all(package)
+    usages = {
+        name: {"usage": f"npexp {name} --config NAME_OR_FILE ... [--OPTION=VALUE ...]"} for name in CLI.subcommands()
+    }
+    return CLI(
+        NPModule,
+        NPDataModule,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        save_config_callback=SaveRunConfig if kwargs.get("run", True) else None,
+        parser_class=Parser,
+        parser_kwargs={"allow_abbrev": False, "prog": "npexp", **usages},
+        seed_everything_default=0,
+        **kwargs,
+    )
+
+
+def run_command(typed: Sequence[str]) -> None:
+    """Runs the command in `sys.argv`.
+
+    Args:
+        typed: the arguments before they were completed.
+    """
+    make_cli(command=typed)

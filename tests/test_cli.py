@@ -1,0 +1,240 @@
+"""The command line as its users meet it: help, lists, mistakes, and whole runs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from npexp.cli import COMMANDS, main
+from npexp.config import config_names, expand
+from npexp.loggers import read_rows
+
+# Lightning's types for optimisers and schedules are of the kind that beartype calls old.
+pytestmark = pytest.mark.filterwarnings("ignore:.*PEP 484 type hint.* deprecated by PEP 585")
+
+TINY = """
+trainer:
+  accelerator: cpu
+  max_steps: 12
+  val_check_interval: 5
+  log_every_n_steps: 2
+  enable_progress_bar: false
+model:
+  net:
+    class_path: npexp.models.CNP
+    init_args: {dz: 8}
+data:
+  class_path: datamodules.GPData
+  init_args:
+    kernel: {class_path: datamodules.RBF}
+    test_kernels: {periodic: {class_path: datamodules.Periodic}}
+    batch_size: 2
+    steps_per_epoch: 7
+    num_val_batches: 2
+    num_test_batches: 2
+    cache_dir: cache
+last: {every_n_train_steps: 4}
+figures: {num_tasks: 1}
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working folder with a tiny experiment in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["npexp"])
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    return tmp_path
+
+
+def run(*words: str) -> int:
+    """The exit status of a command; the parser leaves by SystemExit."""
+    try:
+        return main(words)
+    except SystemExit as stop:
+        return stop.code
+
+
+def test_help_lists_every_command_and_is_fast():
+    start = time.perf_counter()
+    result = subprocess.run([sys.executable, "-m", "npexp", "--help"], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - start < 2.0  # 0.1 s on an idle machine
+    assert all(f"  {name} " in result.stdout for name in COMMANDS)
+    code = "import sys, npexp.cli; npexp.cli.main(['--help']); print({'torch', 'lightning'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.endswith("set()\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fti"], "did you mean 'fit'"),
+        (["fit"], "needs --config"),
+        (["fit", "--config", "experiment/gp_rbf_cmnp"], "gp_rbf_cmanp"),
+        (["models", "--jsn"], "did you mean '--json'"),
+        (["predict", "--context", "a.csv"], "required: --ckpt_path, --out"),
+    ],
+)
+def test_light_mistakes(here, capsys, words, message):
+    assert run(*words) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("npexp: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--model.net.num_latentz=3", "did you mean 'num_latents'"),
+        ("--trainer.max_stepz=3", "did you mean 'trainer.max_steps'"),
+        ("--trainer.max_step=3", "did you mean 'trainer.max_steps'"),  # no abbreviations
+        ("--trainer.max_steps=x", "trainer.max_steps expects int, got 'x'"),
+        ("--model.net=CMANPP", "did you mean 'CMANP'"),
+        ("--data=GPDat", "did you mean 'GPData'"),
+        ("--model.optimizer=Adamm", "did you mean 'Adam'"),
+        ("--model.optimizer.lr=x", "float, got 'x'"),
+        ("--data.batch_size=0", "at least 1, got 0"),
+        ("--model.objective=elbow", "expects 'loglik', 'elbo'"),
+        ("--model.objective=elbo", "needs a latent-variable model"),
+        ("--trainer.accelerator=abacus", "invalid accelerator"),
+        ("--trainer.val_check_interval=100", "before its first validation"),
+        ("--config=wrong.yaml", "did you mean 'trainer.max_steps'"),
+    ],
+)
+def test_mistakes_in_settings(here, capsys, option, message):
+    (here / "wrong.yaml").write_text("trainer: {max_step: 3}")
+    assert run("fit", "--config", "tiny.yaml", option) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("npexp: ") and error.count("\n") == 1
+    assert not (here / "runs").exists() or not any((here / "runs").iterdir())
+
+
+def test_a_run_from_fit_to_predict(here, capsys):
+    assert run("fit", "--config", "tiny.yaml") == 0
+    folder = here / "runs" / "tiny" / "0"
+    assert "folder runs/tiny/0" in capsys.readouterr().out
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    rows = read_rows(folder / "metrics.csv")
+    assert list(rows) == [1, 3, 4, 5, 7, 9, 11]
+    assert {"train/loss", "train/gradient_norm", "train/learning_rate", "perf/tasks_per_second"} <= rows[1].keys()
+    assert "val/loglik_joint" in rows[4]
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 12 and checkpoint["hyper_parameters"]["net"]["init_args"]["dx"] == 1
+
+    config = (folder / "config.yaml").read_text()
+    assert run("test", "--config", "tiny.yaml") == 0
+    out = capsys.readouterr().out
+    assert "test_periodic" in out and "±" in out
+    found = json.loads((folder / "test_metrics.json").read_text())
+    assert found["model"] == "CNP" and found["data"] == "GPData" and found["seed"] == 0
+    assert found["steps"] in (5, 10) and found["parameters"] > 0
+    assert found["command"] == "npexp test --config tiny.yaml"
+    assert {"test/loglik_joint", "test/loglik_joint_sem", "test_periodic/rmse"} <= found.keys()
+
+    # Without a --config the run's own is used; testing leaves it alone, and the result is the same.
+    assert run("test", "--ckpt_path", "runs/tiny/0/checkpoints/best.ckpt") == 0
+    again = json.loads((folder / "test_metrics.json").read_text())
+    assert {k: v for k, v in again.items() if k != "command"} == {k: v for k, v in found.items() if k != "command"}
+    assert run("validate", "--name", "tiny") == 0
+    assert (folder / "config.yaml").read_text() == config and sorted(p.name for p in folder.parent.iterdir()) == ["0"]
+
+    y = [1, 2, np.nan, 0, 3, np.nan, 1]
+    points = pd.DataFrame({"task": list("aaaabbb"), "x": np.linspace(-1, 1, 7), "y": y})
+    points.to_csv("points.csv", index=False)
+    words = ["predict", "--ckpt_path", "runs/tiny", "--context", "points.csv", "--out", "out.csv", "--quantiles", "0.1"]
+    assert run(*words) == 0
+    table = pd.read_csv("out.csv")
+    assert list(table) == ["task", "x", "y_mean", "y_stddev", "y_q0.1"] and list(table.task) == ["a", "b"]
+    rng = np.random.default_rng(0)
+    arrays = {"xc": rng.normal(size=(2, 3, 1)), "yc": rng.normal(size=(2, 3, 1)), "xt": rng.normal(size=(2, 5, 1))}
+    np.savez("points.npz", **arrays)
+    assert run("predict", "--ckpt_path", "runs/tiny/0", "--context", "points.npz", "--out", "out.npz") == 0
+    with np.load("out.npz") as result:
+        assert result["mean"].shape == (2, 5, 1) and result["quantiles"].shape == (3, 2, 5, 1)
+        assert (np.diff(result["quantiles"], axis=0) > 0).all()
+
+
+def test_a_checkpoint_wins_over_other_settings_and_says_so(here, capsys):
+    assert run("fit", "--config", "tiny.yaml", "--trainer.max_steps=5") == 0
+    assert run("test", "--config", "tiny.yaml", "--model.net.dz=16") == 0
+    assert "the checkpoint's settings win: model.net.init_args.dz=8 (not 16)" in capsys.readouterr().err
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("stop", [4, 5, 7, 14])  # after a validation, without one, and both at the end of an epoch
+def test_a_longer_run_continues_where_the_shorter_one_ended(here, stop):
+    """Dropout, latent draws and tasks continue exactly; the rate is constant, for a schedule knows its length."""
+    common = ["--config", "tiny.yaml", "--model.net=NP", "--model.objective=elbo", "--model.lr_scheduler=null"]
+    longer = [*common, "--trainer.max_steps=16"]
+    assert run("fit", *longer, "--name=whole") == 0
+    assert run("fit", *common, "--name=parts", f"--trainer.max_steps={stop}", "--trainer.val_check_interval=2") == 0
+    assert run("fit", *longer, "--name=parts", "--ckpt_path=last") == 0
+    whole, parts = (weights(here / "runs" / name / "0" / "checkpoints" / "last.ckpt") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+    rows = read_rows(here / "runs" / "parts" / "0" / "metrics.csv")
+    assert {1, 3, 5, 7, 9, 11, 13, 15} <= rows.keys()
+    assert [step for step, row in rows.items() if step >= stop and "val/rmse" in row] == [
+        step for step in (4, 9, 14) if step >= stop
+    ]
+
+
+def test_every_experiment_parses(here):
+    from npexp.training_cli import make_cli
+
+    for name in config_names("experiment"):
+        words = [word for path in expand([name]) for word in ("--config", str(path))]
+        cli = make_cli(run=False, args=words)
+        assert cli.model.net.dx == cli.datamodule.dx
+
+
+def start(*words: str, cwd: Path) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-m", "npexp", *words], cwd=cwd, env=environment)
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_bit_for_bit(here):
+    words = ["--config", "tiny.yaml", "--model.net=NP", "--model.objective=elbo", "--trainer.max_steps=400",
+             "--trainer.val_check_interval=30", "--last.every_n_train_steps=20"]  # fmt: skip
+    assert run("fit", *words, "--name=whole") == 0
+    child = start("fit", *words, "--name=killed", cwd=here)
+    folder = here / "runs" / "killed" / "0"
+    while child.poll() is None and not (folder / "checkpoints" / "last.ckpt").is_file():
+        time.sleep(0.02)
+    time.sleep(0.5)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] < 400
+    assert run("fit", *words, "--name=killed", "--ckpt_path=last") == 0
+    for checkpoint in ("last", "best"):
+        whole, killed = (weights(here / f"runs/{name}/0/checkpoints/{checkpoint}.ckpt") for name in ("whole", "killed"))
+        assert all(torch.equal(whole[k], killed[k]) for k in whole)
+
+    def measured(name: str) -> dict:
+        rows = read_rows(here / "runs" / name / "0" / "metrics.csv")
+        return {s: {k: v for k, v in row.items() if not k.startswith("perf/")} for s, row in rows.items()}
+
+    assert measured("whole") == measured("killed")
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_run(here):
+    words = ["--config", "tiny.yaml", "--trainer.strategy=ddp", "--trainer.devices=2"]
+    assert start("fit", *words, cwd=here).wait() == 0
+    assert sorted(p.name for p in (here / "runs" / "tiny").iterdir()) == ["0"]
+    assert start("test", *words, cwd=here).wait() == 0
+    two = json.loads((here / "runs/tiny/0/test_metrics.json").read_text())
+    assert run("test", "--config", "tiny.yaml") == 0
+    one = json.loads((here / "runs/tiny/0/test_metrics.json").read_text())
+    for name in [k for k in one if k.startswith("test")]:
+        assert one[name] == pytest.approx(two[name], rel=1e-5), name

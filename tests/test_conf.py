@@ -1,0 +1,75 @@
+"""Every YAML that is shipped: parsed by the real command line and run for two steps."""
+
+import sys
+
+import pytest
+import yaml
+
+from npexp.cli import main
+from npexp.config import conf_dir, config_names
+
+SMALL_DATA = {"GPData": ["--data.num_val_batches=1", "--data.num_test_batches=1"], "DigitsData": []}
+CPU = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--figures.num_tasks=1"]
+
+
+@pytest.fixture
+def npexp(tmp_path, monkeypatch):
+    """Runs a command in an empty folder with a cache of its own; returns what it left behind."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", ["npexp"])
+
+    def run(*words):
+        assert main([*words]) == 0
+        return tmp_path / "runs"
+
+    return run
+
+
+def data_class(name):
+    """The data class of a data or experiment configuration."""
+    content = yaml.safe_load((conf_dir() / f"{name}.yaml").read_text())
+    if "data" in content and "class_path" in content["data"]:
+        return content["data"]["class_path"].rpartition(".")[2]
+    return next(data_class(d) for d in content["defaults"] if d.startswith("data/"))
+
+
+def two_steps(*layers, data):
+    words = [w for layer in layers for w in ("--config", layer)]
+    return ["fit", *words, "--trainer.max_steps=2", *SMALL_DATA[data], *CPU]
+
+
+@pytest.mark.parametrize("name", config_names("experiment"))
+def test_experiments(name, npexp):
+    runs = npexp(*two_steps(name, data=data_class(name)))
+    (folder,) = runs.glob("*/0")
+    assert folder.parent.name == name.removeprefix("experiment/")
+    assert (folder / "checkpoints/best.ckpt").is_file() and (folder / "checkpoints/last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("name", config_names("model"))
+def test_models(name, npexp):
+    npexp(*two_steps("base", name, "data/gp_rbf", data="GPData"))
+
+
+@pytest.mark.parametrize("name", config_names("data"))
+def test_data(name, npexp):
+    npexp(*two_steps("base", "model/cnp", name, data=data_class(name)))
+
+
+@pytest.mark.parametrize("name", config_names("trainer"))
+def test_trainers_parse(name, npexp, capsys):
+    layers = [w for layer in ("experiment/gp_rbf_cnp", name) for w in ("--config", layer)]
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *layers, "--print_config"])
+    assert stop.value.code == 0
+    settings = yaml.safe_load((conf_dir() / f"{name}.yaml").read_text())["trainer"]
+    shown = yaml.safe_load(capsys.readouterr().out)["trainer"]
+    assert {k: shown[k] for k in settings} == settings
+
+
+def test_every_key_is_explained():
+    """Each leaf of a YAML, or the line above it, carries a comment."""
+    for name in config_names():
+        lines = (conf_dir() / f"{name}.yaml").read_text().splitlines()
+        assert lines[0].startswith("#"), f"{name} does not say what it is for"

@@ -1,0 +1,86 @@
+"""The metrics file and the board keep their history over a resume, each step once."""
+
+import math
+
+import pytest
+from lightning.pytorch.callbacks import ModelCheckpoint
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from npexp.loggers import Board, MetricsFile, read_rows
+
+
+def test_rows_of_one_step_are_one_row(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.csv")
+    file.log_metrics({"train/loss": 1.0, "epoch": 0}, step=4)
+    file.log_metrics({"val/loss": 2.0, "epoch": 0}, step=4)
+    file.log_metrics({"train/loss": math.inf}, step=9)
+    file.finalize("success")
+    assert read_rows(file.path) == {4: {"epoch": 0, "train/loss": 1.0, "val/loss": 2.0}, 9: {"train/loss": math.inf}}
+    assert file.path.read_text().splitlines()[0] == "step,epoch,train/loss,val/loss"
+
+
+def test_a_resumed_file_drops_what_will_come_again(tmp_path):
+    first = MetricsFile(tmp_path / "metrics.csv")
+    for step in range(6):
+        first.log_metrics({"a": float(step)}, step)
+    first.save()
+    second = MetricsFile(first.path, resume_step=4)
+    second.log_metrics({"a": 40.0, "b": 1.0}, 4)
+    second.save()
+    rows = read_rows(first.path)
+    assert list(rows) == [0, 1, 2, 3, 4]
+    assert rows[3] == {"a": 3.0} and rows[4] == {"a": 40.0, "b": 1.0}
+
+
+def test_a_new_run_starts_a_new_file(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,a\n0,1.0\n")
+    file = MetricsFile(tmp_path / "metrics.csv")
+    file.log_metrics({"a": 2.0}, 7)
+    file.save()
+    assert read_rows(file.path) == {7: {"a": 2.0}}
+
+
+def test_a_checkpoint_writes_what_is_known(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.csv", seconds=1000.0)
+    for step in range(3):
+        file.log_metrics({"a": 0.0}, step)
+    assert list(read_rows(file.path)) == [0]  # the rest waits
+    file.after_save_checkpoint(ModelCheckpoint())
+    assert list(read_rows(file.path)) == [0, 1, 2]
+    file.log_metrics({"a": 0.0}, 3)  # the checkpoint's own step may be logged after it
+    assert list(read_rows(file.path)) == [0, 1, 2, 3]
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def scalars(folder, tag: str) -> list[tuple[int, float]]:
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+def test_a_resumed_board_hides_what_comes_again(tmp_path):
+    first = Board(tmp_path, "run", 0)
+    for step in range(4):
+        first.log_metrics({"a": 1.0}, step)
+    first.finalize("success")
+    second = Board(tmp_path, "run", 0, resume_step=2)
+    for step in range(2, 5):
+        second.log_metrics({"a": 2.0}, step)
+    second.finalize("success")
+    assert scalars(tmp_path / "run" / "0", "a") == [(0, 1.0), (1, 1.0), (2, 2.0), (3, 2.0), (4, 2.0)]
+
+
+def test_a_board_for_tests_logs_at_the_checkpoints_step(tmp_path):
+    board = Board(tmp_path, "run", 3, at_step=500)
+    board.log_metrics({"test/a": 1.0}, 0)
+    board.finalize("success")
+    assert scalars(tmp_path / "run" / "3", "test/a") == [(500, 1.0)]
+    assert not list(tmp_path.rglob("hparams.yaml"))
+
+
+@pytest.mark.parametrize("metrics", [None, {}])
+def test_hyperparameters_without_metrics_write_nothing(tmp_path, metrics):
+    board = Board(tmp_path, "run", 0)
+    board.log_hyperparams({"nested": {"a": 1}}, metrics)
+    board.finalize("success")
+    events = EventAccumulator(board.log_dir).Reload()
+    assert events.Tags()["scalars"] == [] and "_hparams_/experiment" not in events.summary_metadata
