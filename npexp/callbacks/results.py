@@ -33,13 +33,11 @@ class Overview(Callback):
     Args:
         hparams: flat settings by which runs are compared, e.g. model class, width and learning rate.
         text: Markdown that says exactly what ran.
-        monitor: the validation metric whose best value stands in the table.
     """
 
-    def __init__(self, hparams: Mapping[str, Any], text: str, monitor: str = "val/loglik_joint"):
+    def __init__(self, hparams: Mapping[str, Any], text: str):
         self.hparams = dict(hparams)
         self.text = text
-        self.monitor = monitor
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes what does not change during the run. A killed run has its row in the table too."""
