@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.loader import CounterLoader, Tasks, eval_loader, train_loader
-from datamodules.settings import at_least, describe
+from datamodules.settings import describe
 from npexp.batch import TaskBatch
-from npexp.errors import ConfigError, UnknownNameError
+from npexp.errors import ConfigError, UnknownNameError, at_least
 
 FORMAT = 1  # raise it whenever the same settings give other tasks: old cache files are then left alone
 IRRELEVANT = frozenset({"cache_dir", "num_workers", "steps_per_epoch"})  # settings that no evaluation task depends on

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from datamodules.base import NPDataModule, PlotTask
 from datamodules.loader import generator
-from datamodules.settings import at_least, sizes
+from datamodules.settings import sizes
 from npexp.batch import TaskBatch
-from npexp.errors import ConfigError
+from npexp.errors import ConfigError, at_least
 
 SIDE = 8
 PIXELS = SIDE * SIDE

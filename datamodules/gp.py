@@ -21,9 +21,9 @@ from datamodules.base import NPDataModule, PlotTask
 from datamodules.kernels import Kernel
 from datamodules.loader import generator, one_thread
 from datamodules.oracle import bayes_oracle, factor, gp_predictive, scores
-from datamodules.settings import at_least, interval, sizes
+from datamodules.settings import interval, sizes
 from npexp.batch import TaskBatch
-from npexp.errors import ConfigError
+from npexp.errors import ConfigError, at_least
 
 PLOT_POINTS = {1: 200, 2: 32}  # grid points per dimension of a figure
 

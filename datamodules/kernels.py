@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from datamodules.settings import at_least, interval
-from npexp.errors import ConfigError
+from datamodules.settings import interval
+from npexp.errors import ConfigError, at_least
 
 with warnings.catch_warnings():  # its import compiles functions in a way that torch has deprecated
     warnings.simplefilter("ignore", DeprecationWarning)

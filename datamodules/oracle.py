@@ -17,9 +17,8 @@ from torch import Tensor
 
 from datamodules.kernels import Kernel
 from datamodules.loader import mix
-from datamodules.settings import at_least
 from npexp.batch import TaskBatch
-from npexp.errors import DataError
+from npexp.errors import DataError, at_least
 
 JITTER = 1e-6  # relative to the variance; added where there is no noise, ten times more where a factorisation fails
 CHUNK = 2**22  # matrix entries per chunk of draws: 32 MiB for each temporary

@@ -8,17 +8,6 @@ from typing import Any
 from npexp.errors import ConfigError
 
 
-def at_least(name: str, value: int | float, low: int | float) -> int | float:
-    """Returns `value` when it is finite and no smaller than `low`, else raises `ConfigError`.
-
-    A whole `low` asks for a whole number: `at_least("noise", 0.1, 0.0)` is fine, `at_least("dx", 0.1, 0)` is not.
-    """
-    kinds, kind = (int, "an integer") if isinstance(low, int) else (int | float, "a number")
-    if not (isinstance(value, kinds) and math.isfinite(value) and value >= low):
-        raise ConfigError(f"expected {name} to be {kind}, at least {low}, got {value!r}: correct it")
-    return value
-
-
 def interval(name: str, ends: Sequence[float], low: float = -math.inf, positive: bool = False) -> tuple[float, float]:
     """Returns `(low end, high end)` as floats; equal ends fix the value.
 

@@ -4,8 +4,10 @@ Every mistake a caller can make raises a subclass of `NPError`; the command line
 and exits with status 2. Anything else that escapes is a defect of this package.
 """
 
+import math
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class NPError(Exception):
@@ -52,3 +54,14 @@ def suggest(name: str, known: Iterable[str]) -> str:
     if near:
         return "did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
     return f"known: {', '.join(names)}"
+
+
+def at_least(name: str, value: Any, low: int | float) -> Any:
+    """Returns `value` when it is finite and no smaller than `low`, else raises `ConfigError`.
+
+    A whole `low` asks for a whole number: `at_least("noise", 0.1, 0.0)` is fine, `at_least("dx", 0.1, 0)` is not.
+    """
+    kinds, kind = (int, "an integer") if isinstance(low, int) else (int | float, "a number")
+    if not (isinstance(value, kinds) and math.isfinite(value) and value >= low):
+        raise ConfigError(f"expected {name} to be {kind}, at least {low}, got {value!r}: correct it")
+    return value

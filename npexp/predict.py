@@ -105,7 +105,7 @@ class Predictor:
         raise ConfigError(f"expected mode 'joint', 'autoregressive' or 'marginal', got '{mode}'")
 
     def _roll_out(self, state: State, x: Tensor, n: int) -> Tensor:
-        b, nt, dx = x.shape
+        b, nt = x.shape[:2]
         state = tree_map(lambda t: t.repeat_interleave(n, 0), state)  # every draw has a state of its own
         x = x.repeat_interleave(n, 0)
         draws = []
@@ -161,7 +161,9 @@ def load_predictor(path: str | Path, device: str | torch.device = "cpu") -> Pred
     checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     spec = checkpoint.get("hyper_parameters", {}).get("net")
     if not isinstance(spec, dict) or "class_path" not in spec:
-        raise ConfigError(f"{path} does not describe its model: only checkpoints written by `npexp fit` load by themselves")
+        raise ConfigError(
+            f"{path} does not describe its model: only checkpoints written by `npexp fit` load by themselves"
+        )
     model = instantiate(spec, trusted=("npexp",))
     weights = {k.removeprefix("net."): v for k, v in checkpoint["state_dict"].items() if k.startswith("net.")}
     model.load_state_dict(weights)

@@ -78,7 +78,9 @@ def instantiate(spec: Any, trusted: tuple[str, ...] = ("npexp", "datamodules")) 
         return {key: instantiate(value, trusted) for key, value in spec.items()}
     module, _, name = spec["class_path"].rpartition(".")
     if module.split(".")[0] not in trusted:
-        raise ConfigError(f"expected a class of {' or '.join(trusted)}, got '{spec['class_path']}': refusing to load it")
+        raise ConfigError(
+            f"expected a class of {' or '.join(trusted)}, got '{spec['class_path']}': refusing to load it"
+        )
     cls = getattr(importlib.import_module(module), name, None)
     if not inspect.isclass(cls):
         raise ConfigError(f"expected a class, '{spec['class_path']}' is none")

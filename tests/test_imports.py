@@ -44,7 +44,9 @@ def imports(path: Path) -> set[str]:
 
 
 def sources(package: str) -> list[Path]:
-    return sorted(p for p in (ROOT / package).rglob("*.py") if p.name != "__main__.py" and p != ROOT / "npexp/__init__.py")
+    return sorted(
+        p for p in (ROOT / package).rglob("*.py") if p.name != "__main__.py" and p != ROOT / "npexp/__init__.py"
+    )
 
 
 @pytest.mark.parametrize("path", sources("npexp"), ids=lambda p: p.relative_to(ROOT).as_posix())

@@ -64,7 +64,10 @@ def test_bounds_are_ordered(model):
     batch = tasks()
     torch.manual_seed(0)
     with torch.no_grad():
-        bound = {k: torch.stack([-importance_weighted(model, batch, k).total for _ in range(400)]).mean() for k in (1, 5, 200)}
+        bound = {
+            k: torch.stack([-importance_weighted(model, batch, k).total for _ in range(400)]).mean()
+            for k in (1, 5, 200)
+        }
         exact = -loglik(model, batch, 50_000).total
         evidence = torch.stack([-elbo(model, batch, 1).total for _ in range(400)]).mean()
     torch.testing.assert_close(bound[1], evidence, rtol=0, atol=0.01)

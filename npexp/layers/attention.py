@@ -41,9 +41,7 @@ class Attention(nn.Module):
         """Each query row reads the keys and values on its own, O(nq n dz)."""
         return self.merge(attend(self._split(self.to_q(q)), kv.k, kv.v, kv.mask))
 
-    def part(
-        self, q: Float[Tensor, "b nq dz"], kv: KeyValue, bias: Float[Tensor, "#b h nq n"] | None = None
-    ) -> Part:
+    def part(self, q: Float[Tensor, "b nq dz"], kv: KeyValue, bias: Float[Tensor, "#b h nq n"] | None = None) -> Part:
         """The read before the output map, with its log-normaliser, so that it can be merged with other keys."""
         return attend_part(self._split(self.to_q(q)), kv.k, kv.v, kv.mask, bias=bias)
 

@@ -1,16 +1,26 @@
 """Row-wise networks."""
 
+import itertools
+
 import torch
 from torch import Tensor, nn
+
+from npexp.errors import at_least
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
 
 
 def mlp(dim_in: int, dim_hidden: int, dim_out: int, depth: int, activation: str = "relu") -> nn.Sequential:
-    """A multi-layer perceptron of `depth` linear layers, the hidden ones `dim_hidden` wide."""
+    """A multi-layer perceptron of `depth` linear layers, the hidden ones `dim_hidden` wide.
+
+    Raises:
+        ConfigError: a width or the depth below 1.
+    """
+    for name, value in {"width": min(dim_in, dim_hidden, dim_out), "depth": depth}.items():
+        at_least(f"the {name} of a network", value, 1)
     sizes = [dim_in, *[dim_hidden] * (depth - 1), dim_out]
     layers: list[nn.Module] = []
-    for a, b in zip(sizes, sizes[1:], strict=False):
+    for a, b in itertools.pairwise(sizes):
         layers += [nn.Linear(a, b), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers[:-1])
 

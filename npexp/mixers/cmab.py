@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from npexp.errors import at_least
 from npexp.layers.attention import Attention
 from npexp.layers.blocks import CrossBlock, SelfBlock
 from npexp.layers.location import Locations
@@ -63,6 +64,8 @@ class CMAB(Mixer):
         location_range: float | None = None,
     ):
         super().__init__()
+        at_least("num_latents", num_latents, 1)
+        at_least("num_block_latents", num_block_latents, 1)
         dz, h = site.dz, site.num_heads
         self.latents = nn.Parameter(init_stddev * torch.randn(num_latents, dz)) if site.layer == 0 else None
         self.block_latents = nn.Parameter(init_stddev * torch.randn(num_block_latents, dz))

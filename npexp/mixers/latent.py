@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from npexp.errors import at_least
 from npexp.layers.attention import Attention
 from npexp.layers.blocks import CrossBlock, SelfBlock
 from npexp.mixers.base import Carry, Mixer, Site, Tokens, register
@@ -39,6 +40,7 @@ class _Latent(Mixer):
         init_stddev: float = 1.0,
     ):
         super().__init__()
+        at_least("num_latents", num_latents, 1)
         self.latents = nn.Parameter(init_stddev * torch.randn(num_latents, site.dz)) if site.layer == 0 else None
         self.pool = CrossBlock(site.dz, site.num_heads, dim_feedforward, norm_keys=False)
         self.self_block = SelfBlock(site.dz, site.num_heads, dim_feedforward) if self.tower else None

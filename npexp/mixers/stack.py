@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from npexp.errors import ConfigError
+from npexp.errors import ConfigError, at_least
 from npexp.layers.mlp import FeedForward
 from npexp.mixers.base import Carry, Mixer, Site, State, Tokens, make_mixer
 
@@ -69,7 +69,7 @@ class Stack(nn.Module):
 
     Raises:
         UnknownNameError: no such mixer.
-        ConfigError: a wiring that the mixer does not take.
+        ConfigError: a size below 1, or a wiring that the mixer does not take.
     """
 
     def __init__(
@@ -87,8 +87,9 @@ class Stack(nn.Module):
         norm_first: bool = True,
     ):
         super().__init__()
-        if num_layers < 1:
-            raise ConfigError(f"expected num_layers >= 1, got {num_layers}")
+        sizes = {"dz": dz, "num_heads": num_heads, "num_layers": num_layers, "dim_feedforward": dim_feedforward}
+        for name, value in sizes.items():
+            at_least(name, value, 1)
 
         def block(layer: int, norm_context: bool) -> Block:
             part = make_mixer(mixer, Site(dx, dz, num_heads, layer), mixer_args)

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from npexp.batch import check_points
-from npexp.errors import ConfigError, ShapeError, UnsupportedError
+from npexp.errors import ShapeError, UnsupportedError, at_least
 from npexp.likelihoods.base import Predictive
 
 
@@ -58,9 +58,7 @@ class NeuralProcess(nn.Module, ABC):
 
     def __init__(self, dx: int, dy: int):
         super().__init__()
-        if dx < 1 or dy < 1:
-            raise ConfigError(f"expected dx >= 1 and dy >= 1, got dx={dx} and dy={dy}")
-        self.dx, self.dy = dx, dy
+        self.dx, self.dy = at_least("dx", dx, 1), at_least("dy", dy, 1)
         self.chunk_size = 4096
 
     @property

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Normal
 
+from npexp.errors import at_least
 from npexp.likelihoods.base import Predictive
 from npexp.models.base import NeuralProcess, State
 
@@ -34,6 +35,8 @@ class LatentNeuralProcess(NeuralProcess):
 
     def __init__(self, dx: int, dy: int, dim_latent: int, num_samples: int):
         super().__init__(dx, dy)
+        at_least("dim_latent", dim_latent, 1)
+        at_least("num_samples", num_samples, 1)
         noise = torch.randn(num_samples, 1, dim_latent, generator=torch.Generator().manual_seed(NOISE_SEED))
         self.register_buffer("noise", noise)
 

@@ -7,7 +7,7 @@ from npexp.models.transformer import TransformerNP
 
 
 class LBANP(TransformerNP):
-    """Latents read the raw context at every layer, targets read every layer's latents (Feng et al. 2023, arXiv 2211.08458).
+    """Latents read the raw context, targets read every layer's latents (Feng et al. 2023, arXiv 2211.08458).
 
     Cost O(nc m + m^2 + nt m), queries independent of nc; updates recompute. The choice for many queries of one large,
     fixed context; for a stream use CMANP.

@@ -70,10 +70,7 @@ def attend_part(
             logits = logits + bias.to(dtype)
         if mask is not None:
             logits = logits.masked_fill(~mask[:, None, None, :], -torch.inf)
-        if logits.shape[-1] == 0:
-            lse = logits.new_full(logits.shape[:-1], -torch.inf)
-        else:
-            lse = logits.logsumexp(-1)
+        lse = logits.new_full(logits.shape[:-1], -torch.inf) if logits.shape[-1] == 0 else logits.logsumexp(-1)
         # exp(-inf - -inf) is NaN: an empty row subtracts 0 instead, and its weights are exp(-inf) = 0
         weights = (logits - _finite(lse)[..., None]).exp()
         return Part(weights @ v.to(dtype), lse)

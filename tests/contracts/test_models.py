@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import npexp
-from npexp.errors import ShapeError, UnsupportedError
+from npexp.errors import ConfigError, ShapeError, UnsupportedError
 from tests.contracts import checks
 from tests.contracts.checks import MODELS, tasks, tiny
 
@@ -102,3 +102,19 @@ def test_published_sizes():
 )
 def test_published_sizes_on_images(name, celeba, emnist):
     assert [sum(p.numel() for p in npexp.build(name, dx=2, dy=dy).parameters()) for dy in (3, 1)] == [celeba, emnist]
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("cnp", "dz"),
+        ("np", "num_samples"),
+        ("tnp", "num_layers"),
+        ("lbanp", "num_latents"),
+        ("cmanp", "num_block_latents"),
+    ],
+)
+def test_impossible_sizes_are_refused(name, size, untyped):
+    for value in (0, -3, 1.5):
+        with pytest.raises(ConfigError, match="at least 1, got"):
+            npexp.build(name, dx=1, dy=1, **{size: value})

@@ -61,7 +61,10 @@ def test_merged_chunks_equal_the_whole(size, logit_scale):
 
 def test_merging_is_differentiable_with_empty_parts():
     q, k, v, mask = inputs()
-    merged = merge_parts(attend_part(q, k[:, :, :30], v[:, :, :30], mask[:, :30]), attend_part(q, k[:, :, 30:], v[:, :, 30:], mask[:, 30:]))
+    merged = merge_parts(
+        attend_part(q, k[:, :, :30], v[:, :, :30], mask[:, :30]),
+        attend_part(q, k[:, :, 30:], v[:, :, 30:], mask[:, 30:]),
+    )
     whole = attend(q, k, v, mask)
     for a, b in zip(*(torch.autograd.grad(o.square().sum(), (q, k, v)) for o in (merged.out, whole)), strict=True):
         assert a.isfinite().all()

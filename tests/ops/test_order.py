@@ -49,7 +49,7 @@ def test_morton_interleaves_bits():
 
 
 def test_adding_a_point_keeps_the_rest_in_order():
-    x, y = points(dx=2)
+    x, _y = points(dx=2)
     keys = curve_key(x)
     outlier = torch.cat([x, torch.full((1, 1, 2), 1e3, dtype=torch.float64)], 1)
     assert torch.equal(curve_key(outlier)[:, :20], keys)
