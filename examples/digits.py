@@ -7,7 +7,8 @@ Everything goes through the `npexp` command and its Python interface, as in any 
 3. a third line of the table is the law that knows no context: each pixel's mean and variance over the training images;
 4. `npexp.load_predictor` completes a few images while more and more of their pixels come in.
 
-Results are in runs/demo/: the table as JSON, and completions.png.
+Results are in runs/demo/: the table as JSON, and completions.png. Arguments are passed on to `npexp fit`, e.g.
+`--trainer.max_steps=500`.
 """
 
 import json
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -34,16 +36,16 @@ FLOOR = 0.05  # on every standard deviation of the table, as in the models' head
 SHARES = (0.05, 0.10, 0.30, 0.50)
 
 
-def start(command: str, name: str, show: bool) -> subprocess.Popen:
+def start(command: str, name: str, show: bool, extra: list[str]) -> subprocess.Popen:
     """Starts `npexp` on one thread; its output is shown, or kept in a log."""
-    words = [sys.executable, "-m", "npexp", command, "--config", f"experiment/{name}", "--name", f"demo/{name}"]
+    words = [sys.executable, "-m", "npexp", command, "--config", f"experiment/{name}", "--name", f"demo/{name}", *extra]
     log = None if show else open(OUT / f"{name}.{command}.log", "w")  # noqa: SIM115, the process outlives the block
     return subprocess.Popen(words, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
-def run(command: str, show: str | None) -> None:
+def run(command: str, show: str | None, extra: list[str]) -> None:
     """Runs a command for both models side by side."""
-    jobs = {name: start(command, name, name == show) for name in MODELS.values()}
+    jobs = {name: start(command, name, name == show, extra) for name in MODELS.values()}
     for name, job in jobs.items():
         if job.wait() != 0:
             raise SystemExit(f"npexp {command} failed for {name}; see {OUT}/{name}.{command}.log")
@@ -71,11 +73,11 @@ def baseline(data) -> dict[str, float]:
 
 def print_table(rows: dict[str, dict[str, float]], console: Console) -> None:
     """Log-likelihood per pixel and root mean squared error, with standard errors over images."""
-    table = Table(title="Completing 8 x 8 digits from 3 to 32 of their 64 pixels", title_justify="left")
+    table = Table(title="Completing 8 x 8 digits from 3 to 32 of their 64 pixels", title_justify="left", box=SIMPLE)
     table.add_column("")
     for words in SETS.values():
-        table.add_column(f"{words}:\nlog-lik (nats/pixel)", justify="right")
-        table.add_column(f"{words}:\nRMSE", justify="right")
+        table.add_column(f"{words}\nnats/pixel", justify="right", no_wrap=True)
+        table.add_column("\nRMSE", justify="right", no_wrap=True)
     for label, scores in rows.items():
         cells = []
         for name in SETS:
@@ -110,12 +112,11 @@ def completions(data, path: Path, per_set: int = 3) -> None:
         x, y = look_up(images, order[:, known:upto])
         state = predictor.condition(x, y) if state is None else predictor.update(state, x, y)
         known = upto
-        seen = np.ma.masked_all(images.shape)
-        np.put_along_axis(seen, order[:, :known], np.take_along_axis(images, order[:, :known], 1), 1)
-        mask = np.ones(images.shape, dtype=bool)
-        np.put_along_axis(mask, order[:, :known], False, 1)
-        show(1 + 2 * i, f"{known} pixels", np.ma.array(seen.data, mask=mask), **gray)
-        show(2 + 2 * i, f"from {share:.0%}", predictor.predict(state, grid).mean.numpy(), **gray)
+        unknown = np.ones(images.shape, dtype=bool)
+        np.put_along_axis(unknown, order[:, :known], False, 1)
+        show(1 + 2 * i, f"{share:.0%} known", np.ma.array(images, mask=unknown), **gray)
+        predicted = predictor.predict(state, grid).mean[..., 0].numpy()
+        show(2 + 2 * i, "completed", np.where(unknown, predicted, images), **gray)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[], facecolor="#9ecae1")  # unseen pixels are blue
         axis.spines[:].set_visible(False)
@@ -129,9 +130,9 @@ def main() -> None:
     began, console = time.monotonic(), Console()
     OUT.mkdir(parents=True, exist_ok=True)
     console.print("Training CMANP (shown) and a CNP of equally many steps (in the background), one thread each ...")
-    run("fit", show=MODELS["CMANP"])
+    run("fit", MODELS["CMANP"], sys.argv[1:])
     console.print("Testing both ...")
-    run("test", show=None)
+    run("test", None, [])
     data = npexp.build_data("digits")
     rows = {"pixel mean and variance": baseline(data)}
     for label in ("CNP", "CMANP"):

@@ -41,7 +41,7 @@ def two_steps(*layers, data):
 
 @pytest.mark.parametrize("name", config_names("experiment"))
 def test_experiments(name, npexp):
-    runs = npexp(*two_steps(name, data=data_class(name)), "--trainer.val_check_interval=null")
+    runs = npexp(*two_steps(name, data=data_class(name)))
     (folder,) = runs.glob("*/0")
     assert folder.parent.name == name.removeprefix("experiment/")
     assert (folder / "checkpoints/best.ckpt").is_file() and (folder / "checkpoints/last.ckpt").is_file()

@@ -1,0 +1,67 @@
+"""Every command and snippet of the README runs as it stands there, only shorter."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from npexp.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+COMMANDS = re.findall(r"^(npexp .*?)(?:\s+#.*)?$", "\n".join(b for kind, b in BLOCKS if kind != "python"), re.MULTILINE)
+COMMANDS += re.findall(r"`(npexp [^`]*)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL))
+SHORT = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--data.num_val_batches=1"]
+
+
+def shorter(words, steps):
+    if words[0] == "fit":
+        return [*words, *SHORT, f"--trainer.max_steps={steps}", "--figures.num_tasks=0"]
+    if words[0] == "test":
+        return [*words, *SHORT, "--data.num_test_batches=1"]
+    return words
+
+
+def test_commands(tmp_path, monkeypatch):
+    """In their order, in one folder: later ones build on earlier ones."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pd.DataFrame({"x": [0.0, 0.5, 1.0, 0.7], "y": [0.1, -0.2, 0.3, None]}).to_csv("points.csv", index=False)
+    assert len(COMMANDS) >= 8, COMMANDS
+    for steps, command in enumerate(COMMANDS, start=2):
+        words = shlex.split(command)[1:]
+        if "foo" in command:  # the model that the reader is about to write
+            words = shlex.split(command.replace("model/foo", "model/cnp"))[1:]
+        monkeypatch.setattr(sys, "argv", ["npexp"])
+        assert main(shorter(words, steps)) == 0, command
+    written = pd.read_csv("predictions.csv")
+    assert {"y_mean", "y_stddev"} <= set(written.columns) and written["y_mean"].notna().all()
+
+
+def test_snippets(capsys):
+    (snippet,) = [block for kind, block in BLOCKS if kind == "python"]
+    exec(compile(snippet, "README.md", "exec"), {})
+    assert "torch.Size" in capsys.readouterr().out
+
+
+def test_named_files_exist():
+    for name in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / name).exists(), name
+    assert "@@" not in README
+
+
+@pytest.mark.slow
+def test_demo(tmp_path):
+    """`make demo`, with fewer steps."""
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, ROOT / "examples/digits.py", "--trainer.max_steps=20", "--trainer.val_check_interval=20"]
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert all(row in done.stdout for row in ("pixel mean and variance", "CNP", "CMANP"))
+    assert (tmp_path / "runs/demo/completions.png").stat().st_size > 10_000
