@@ -37,8 +37,12 @@ class Attention(nn.Module):
         k, v = self.to_kv(h).chunk(2, -1)
         return KeyValue(self._split(k), self._split(v), mask)
 
-    def forward(self, q: Float[Tensor, "b nq dz"], kv: KeyValue) -> Float[Tensor, "b nq dz"]:
-        """Each query row reads the keys and values on its own, O(nq n dz)."""
+    def forward(
+        self, q: Float[Tensor, "b nq dz"], kv: KeyValue, bias: Float[Tensor, "#b h nq n"] | None = None
+    ) -> Float[Tensor, "b nq dz"]:
+        """Each query row reads the keys and values on its own, O(nq n dz); with a bias also O(nq n) memory."""
+        if bias is not None:  # a bias that learns would silently drop the fused kernel anyway
+            return self.merge(self.part(q, kv, bias).out)
         return self.merge(attend(self._split(self.to_q(q)), kv.k, kv.v, kv.mask))
 
     def part(self, q: Float[Tensor, "b nq dz"], kv: KeyValue, bias: Float[Tensor, "#b h nq n"] | None = None) -> Part:

@@ -28,10 +28,14 @@ class CrossBlock(nn.Module):
         self.ff = FeedForward(dz, dim_feedforward)
 
     def forward(
-        self, x: Float[Tensor, "b n dz"], y: Float[Tensor, "b m dz"], mask: Bool[Tensor, "b m"] | None = None
+        self,
+        x: Float[Tensor, "b n dz"],
+        y: Float[Tensor, "b m dz"],
+        mask: Bool[Tensor, "b m"] | None = None,
+        bias: Float[Tensor, "#b h n m"] | None = None,
     ) -> Float[Tensor, "b n dz"]:
         """Rows of x read y: O(n m dz)."""
-        h = x + self.attention(self.norm(x), self.attention.project(self.norm_keys(y), mask))
+        h = x + self.attention(self.norm(x), self.attention.project(self.norm_keys(y), mask), bias)
         return h + self.ff(self.norm_ff(h))
 
 

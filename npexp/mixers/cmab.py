@@ -45,10 +45,10 @@ class CMAB(Mixer):
         num_block_latents: m, the block's own latents, which read the data.
         dim_feedforward: hidden width of the latents' feed-forward networks.
         init_stddev: standard deviation of the initial latents.
-        location_range: r > 0 gives every latent a learned place, at first in [-r, r]^dx, which attracts near points
-            when pooling and near targets when read, and passes the log-normalisers on: a latent then knows how much
-            it has seen. Not in the paper; without it these models idle for thousands of steps on the plateau of
-            ignoring the context. None is the published block.
+        location_range: r > 0 gives every latent a learned place, at first in [-r, r]^dx: pooling, passing on and reading
+            all favour what is near, and log-normalisers are passed on, so that a latent knows how much it has seen.
+            Not in the paper; without it these models idle for thousands of steps on the plateau of ignoring the
+            context. None is the published block.
     """
 
     update = "stack"
@@ -94,10 +94,8 @@ class CMAB(Mixer):
 
     def read(self, q: Tokens, state: CMABState) -> Tensor:
         """Attention of each row over the latents."""
-        kv = self.attention.project(self.norm(state.z))
-        if not self.located:
-            return self.attention(q.h, kv)
-        return self.attention.merge(self.attention.part(q.h, kv, self.read_places.bias(q.x).mT).out)
+        bias = self.read_places.bias(q.x).mT if self.located else None
+        return self.attention(q.h, self.attention.project(self.norm(state.z)), bias)
 
     def _pool(self, ctx: Tokens) -> Part:
         query = self.norm_pool(self._block_latents()).expand(ctx.h.shape[0], -1, -1)
@@ -110,9 +108,11 @@ class CMAB(Mixer):
             y = y + self.mass(softplus(part.lse).mT.to(y.dtype))
         y = self.self_block(y + self.ff(self.norm_ff(y)))
         z = self.latents.expand(y.shape[0], -1, -1) if carry is None else carry
+        bias = None
         if self.located:
             z = z + self.read_places.code()
-        z = self.carry_self(self.carry_cross(z, y))
+            bias = self.read_places.bias(self.pool_places.x[None])
+        z = self.carry_self(self.carry_cross(z, y, bias=bias))
         return CMABState(part.out, part.lse, z), z
 
     def _block_latents(self) -> Tensor:
