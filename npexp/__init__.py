@@ -19,7 +19,6 @@ _PUBLIC = {
     "build_data": "npexp.registry",
 }
 __all__ = sorted(_PUBLIC)
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

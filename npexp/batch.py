@@ -79,6 +79,11 @@ def count(mask: Tensor | None, points: Tensor) -> Tensor:
     return mask.sum(1)
 
 
+def real(mask: Tensor | None, points: Tensor) -> Tensor:
+    """The mask `[b, n]`, spelt out where None says that all points `[b, n, d]` are real."""
+    return torch.ones(points.shape[:2], dtype=torch.bool, device=points.device) if mask is None else mask
+
+
 def check_points(kind: str, x: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> None:
     """Raises `ShapeError` unless x is `[b, n, dx]`, y `[b, n, dy]` and mask a boolean `[b, n]`."""
     if x.ndim != 3 or (y is not None and y.ndim != 3):

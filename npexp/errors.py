@@ -26,6 +26,10 @@ class ConfigError(NPError, ValueError):
     """A setting that is impossible, or that contradicts another one."""
 
 
+class DivergenceError(NPError, ArithmeticError):
+    """Training has left the numbers: the loss is NaN or infinite."""
+
+
 class UnsupportedError(NPError, NotImplementedError):
     """The model or mixer cannot do what was asked; the message names one that can."""
 

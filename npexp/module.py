@@ -8,12 +8,12 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
 from npexp.batch import TaskBatch
-from npexp.errors import ConfigError
+from npexp.errors import ConfigError, DivergenceError, at_least
 from npexp.likelihoods.base import Predictive
 from npexp.metrics import Evaluation
 from npexp.models.base import NeuralProcess
 from npexp.models.latent import LatentNeuralProcess
-from npexp.objectives import OBJECTIVES, with_context
+from npexp.objectives import OBJECTIVES
 
 
 class NPModule(LightningModule):
@@ -49,9 +49,13 @@ class NPModule(LightningModule):
                 f"objective '{objective}' needs a latent-variable model such as NP or ANP, got {type(net).__name__}: "
                 "use objective 'loglik'"
             )
-        # under the command line this stores the parsed description of `net`, not the object, so that a checkpoint is
-        # plain data from which the model can be rebuilt
-        self.save_hyperparameters()
+        at_least("num_samples", num_samples, 1)
+        # A checkpoint is plain data from which the model can be rebuilt: the command line hands its parsed settings
+        # over by itself, `npexp.build` leaves the description of the model on it.
+        if net.spec is None:
+            self.save_hyperparameters()
+        else:
+            self.save_hyperparameters({"net": net.spec})
         self.net = net
         self.objective, self.num_samples, self.include_context = objective, num_samples, include_context
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
@@ -76,9 +80,12 @@ class NPModule(LightningModule):
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> torch.Tensor:
         """One step of the objective."""
-        loss = OBJECTIVES[self.objective](
-            self.net, with_context(batch) if self.include_context else batch, self.num_samples
-        )
+        loss = OBJECTIVES[self.objective](self.net, batch, self.num_samples, self.include_context)
+        if batch_idx % self.trainer.log_every_n_steps == 0 and not loss.total.isfinite():
+            raise DivergenceError(
+                f"the training loss is {loss.total.item()} at step {self.global_step}: lower the learning rate, clip "
+                "the gradient, or give the likelihood a floor"
+            )
         self.log("train/loss", loss.total.detach(), prog_bar=True, batch_size=batch.num_tasks)
         for name, value in loss.parts.items():
             self.log(f"train/{name}", value, batch_size=batch.num_tasks)

@@ -1,6 +1,8 @@
 """What is minimised: the only place that knows about training losses.
 
-Every objective is in nats per target and output channel, averaged over tasks, so that losses compare across sizes.
+Every objective is in nats per target and output channel, averaged over tasks, so that losses compare across sizes. With
+`include_context` the context points count as targets too, as the CNP and NP families are published; the posterior of a
+latent variable sees every point once all the same.
 """
 
 from collections.abc import Callable
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from npexp.batch import TaskBatch
+from npexp.batch import TaskBatch, real
 from npexp.errors import UnsupportedError
 from npexp.models.base import NeuralProcess, State
 from npexp.models.latent import LatentNeuralProcess
@@ -23,16 +25,17 @@ class Loss(NamedTuple):
     parts: dict[str, Tensor]
 
 
-Objective = Callable[[NeuralProcess, TaskBatch, int], Loss]
+Objective = Callable[[NeuralProcess, TaskBatch, int, bool], Loss]
 
 
-def loglik(net: NeuralProcess, batch: TaskBatch, num_samples: int) -> Loss:
+def loglik(net: NeuralProcess, batch: TaskBatch, num_samples: int, include_context: bool = False) -> Loss:
     """Minus the joint log-likelihood of the targets given the context (Garnelo et al. 2018a).
 
     A latent-variable model is scored under `num_samples` fresh draws from its prior p(z | C), a biased but consistent
     estimate of log p(yt | C) (Foong et al. 2020, arXiv 2007.01332).
     """
     state = net.encode(batch.xc, batch.yc, batch.mask_c)
+    batch = with_context(batch) if include_context else batch
     if isinstance(net, LatentNeuralProcess):
         pred = net.decode(state, net.distribution(state).rsample((num_samples,)), batch.xt)
     else:
@@ -41,9 +44,10 @@ def loglik(net: NeuralProcess, batch: TaskBatch, num_samples: int) -> Loss:
     return Loss(-score, {"loglik_joint": score.detach()})
 
 
-def elbo(net: NeuralProcess, batch: TaskBatch, num_samples: int) -> Loss:
+def elbo(net: NeuralProcess, batch: TaskBatch, num_samples: int, include_context: bool = False) -> Loss:
     """Minus the evidence lower bound E_q[log p(yt | z, C)] - KL(q(z | C, T) || p(z | C)) (Garnelo et al. 2018b)."""
     state, prior, posterior = _latents(net, batch, "elbo")
+    batch = with_context(batch) if include_context else batch
     z = posterior.rsample((num_samples,))
     log_prob = net.decode(state, z, batch.xt).component_log_prob(batch.yt, batch.mask_t).mean(0)
     reconstruction = _per_channel(log_prob, batch)
@@ -51,12 +55,13 @@ def elbo(net: NeuralProcess, batch: TaskBatch, num_samples: int) -> Loss:
     return Loss(kl - reconstruction, {"reconstruction": reconstruction.detach(), "kl": kl.detach()})
 
 
-def importance_weighted(net: NeuralProcess, batch: TaskBatch, num_samples: int) -> Loss:
+def importance_weighted(net: NeuralProcess, batch: TaskBatch, num_samples: int, include_context: bool = False) -> Loss:
     """Minus the importance-weighted bound log mean_s p(yt | z_s, C) p(z_s | C) / q(z_s | C, T) (Le et al. 2018).
 
     With one sample it is a one-sample ELBO; the bound tightens with more (Burda et al. 2016, arXiv 1509.00519).
     """
     state, prior, posterior = _latents(net, batch, "importance_weighted")
+    batch = with_context(batch) if include_context else batch
     z = posterior.rsample((num_samples,))
     log_prob = net.decode(state, z, batch.xt).component_log_prob(batch.yt, batch.mask_t)
     log_ratio = (posterior.log_prob(z) - prior.log_prob(z)).sum(-1)
@@ -76,8 +81,7 @@ def with_context(batch: TaskBatch) -> TaskBatch:
     """The same tasks with the context points among the targets, as the CNP and NP families are published."""
     mask = None
     if batch.mask_c is not None or batch.mask_t is not None:
-        parts = [(batch.mask_c, batch.xc), (batch.mask_t, batch.xt)]
-        mask = torch.cat([torch.ones_like(x[..., 0], dtype=torch.bool) if m is None else m for m, x in parts], 1)
+        mask = torch.cat([real(batch.mask_c, batch.xc), real(batch.mask_t, batch.xt)], 1)
     return batch._replace(
         xt=torch.cat([batch.xc, batch.xt], 1),
         yt=torch.cat([batch.yc, batch.yt], 1),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import numpy as np
@@ -117,6 +118,8 @@ class Predictor:
         return torch.cat(draws, 1).unflatten(0, (b, n)).transpose(0, 1)
 
     def _chunks(self, x: Array | Chunks, y: Array | None) -> Iterable[tuple[Tensor, Tensor]]:
+        if y is None and hasattr(x, "shape"):
+            raise DataError("expected y beside x, or an iterable of (x, y) chunks: got one array alone")
         for cx, cy in [(x, y)] if y is not None else x:
             tx, ty = self._tensor(cx, self.model.dx), self._tensor(cy, self.model.dy)
             check_points("context", tx, ty)
@@ -147,7 +150,7 @@ def load_predictor(path: str | Path, device: str | torch.device = "cpu") -> Pred
     """The predictor of a finished run, from its checkpoint alone: no YAML, and nothing is unpickled.
 
     Args:
-        path: a checkpoint file, or a run folder, whose best checkpoint is taken.
+        path: a checkpoint file, or the folder of a run or of one of its versions, whose best checkpoint is taken.
         device: where to compute.
 
     Raises:
@@ -155,11 +158,19 @@ def load_predictor(path: str | Path, device: str | torch.device = "cpu") -> Pred
     """
     path = Path(path)
     if path.is_dir():
-        path = path / "checkpoints" / "best.ckpt"
+        newest = max((p for p in path.iterdir() if p.name.isdigit()), key=lambda p: int(p.name), default=path)
+        path = newest / "checkpoints" / "best.ckpt"
     if not path.is_file():
         raise ConfigError(f"expected a checkpoint or a run folder, found nothing at {path}")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    spec = checkpoint.get("hyper_parameters", {}).get("net")
+    try:
+        device = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"there is no device '{device}' here: {str(error).splitlines()[0]}") from error
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        spec = checkpoint["hyper_parameters"]["net"]
+    except (RuntimeError, UnpicklingError, EOFError, LookupError, TypeError, AttributeError):
+        spec = None
     if not isinstance(spec, dict) or "class_path" not in spec:
         raise ConfigError(
             f"{path} does not describe its model: only checkpoints written by `npexp fit` load by themselves"

@@ -2,12 +2,9 @@
 
 import importlib
 import inspect
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from npexp.config import conf_dir
+from npexp.config import config_names, find_config, read_config
 from npexp.errors import ConfigError, UnknownNameError, suggest
 
 
@@ -23,13 +20,26 @@ def build(name: str, **overrides: Any) -> Any:
         ConfigError: an argument that the model does not have, or a missing one.
     """
     spec = _spec("model", name)
-    return instantiate({**spec, "init_args": {**spec.get("init_args", {}), **overrides}})
+    spec = {**spec, "init_args": {**(spec.get("init_args") or {}), **overrides}}
+    model = instantiate(spec)
+    if is_plain(spec):
+        model.spec = spec
+    return model
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a description holds nothing but numbers, words, lists and mappings."""
+    if isinstance(value, dict):
+        return all(is_plain(v) for v in value.values())
+    if isinstance(value, list | tuple):
+        return all(is_plain(v) for v in value)
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def build_data(name: str, **overrides: Any) -> Any:
     """Builds the LightningDataModule that `conf/data/<name>.yaml` describes, with some arguments replaced."""
     spec = _spec("data", name)
-    return instantiate({**spec, "init_args": {**spec.get("init_args", {}), **overrides}})
+    return instantiate({**spec, "init_args": {**(spec.get("init_args") or {}), **overrides}})
 
 
 def available_models() -> dict[str, dict[str, Any]]:
@@ -45,8 +55,7 @@ def available_mixers() -> dict[str, dict[str, Any]]:
     """Mixer names with their traits."""
     from npexp.mixers.base import registered
 
-    keys = ("permutation_invariant", "needs_order", "update", "removable", "state", "contexts")
-    return {name: {key: getattr(cls, key) for key in keys} for name, cls in registered().items()}
+    return {name: cls.describe() for name, cls in registered().items()}
 
 
 def available_data() -> dict[str, dict[str, Any]]:
@@ -56,8 +65,7 @@ def available_data() -> dict[str, dict[str, Any]]:
 
 def names(group: str) -> list[str]:
     """Names of the YAMLs in one group of `conf`."""
-    root = conf_dir() / group
-    return sorted(p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml"))
+    return [name.removeprefix(f"{group}/") for name in config_names(group)]
 
 
 def instantiate(spec: Any, trusted: tuple[str, ...] = ("npexp", "datamodules")) -> Any:
@@ -81,7 +89,10 @@ def instantiate(spec: Any, trusted: tuple[str, ...] = ("npexp", "datamodules")) 
         raise ConfigError(
             f"expected a class of {' or '.join(trusted)}, got '{spec['class_path']}': refusing to load it"
         )
-    cls = getattr(importlib.import_module(module), name, None)
+    try:
+        cls = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"there is no module '{module}': {error}") from error
     if not inspect.isclass(cls):
         raise ConfigError(f"expected a class, '{spec['class_path']}' is none")
     arguments = {key: instantiate(value, trusted) for key, value in (spec.get("init_args") or {}).items()}
@@ -96,8 +107,7 @@ def instantiate(spec: Any, trusted: tuple[str, ...] = ("npexp", "datamodules")) 
 
 
 def _spec(group: str, name: str) -> dict[str, Any]:
-    path = conf_dir() / group / Path(name).with_suffix(".yaml")
-    if not path.is_file():
+    if name not in names(group):
         raise UnknownNameError(group, name, names(group))
-    node: Any = yaml.safe_load(path.read_text())[group]
+    node: Any = read_config(find_config(f"{group}/{name}"))[group]
     return node["net"] if group == "model" else node

@@ -52,6 +52,21 @@ def test_posterior_sees_context_and_targets(model):
     torch.testing.assert_close(model.distribution(updated).mean, model.distribution(everything).mean)
 
 
+@pytest.mark.parametrize("objective", [elbo, importance_weighted])
+def test_context_as_targets_does_not_enter_the_posterior_twice(model, objective, monkeypatch):
+    """The law of z and its KL are the same; only the reconstruction has more targets."""
+    batch, seen = tasks(), []
+    monkeypatch.setattr(
+        type(model), "distribution", lambda self, state: seen.append(state) or self._latent(state.summary)
+    )
+    torch.manual_seed(0)
+    loss = objective(model, batch, 2, include_context=True)
+    assert [int(s.n[0]) for s in seen] == [7, 12]
+    torch.manual_seed(0)
+    kl = objective(model, batch, 2).parts["kl"] * 10  # nats per task, spread over 2 x 5 targets here, 2 x 12 there
+    torch.testing.assert_close(loss.parts["kl"] * 24, kl)
+
+
 def test_one_importance_sample_is_a_one_sample_elbo(model):
     batch = tasks()
     torch.manual_seed(0)

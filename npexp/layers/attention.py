@@ -5,7 +5,14 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from npexp.errors import ConfigError, at_least
 from npexp.ops.attention import Part, attend, attend_part
+
+
+def check_heads(dz: int, num_heads: int) -> None:
+    """Raises `ConfigError` unless the heads share dz evenly."""
+    if at_least("dz", dz, 1) % at_least("num_heads", num_heads, 1):
+        raise ConfigError(f"expected dz to be a multiple of num_heads, got dz={dz} and num_heads={num_heads}")
 
 
 class KeyValue(NamedTuple):

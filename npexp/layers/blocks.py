@@ -4,7 +4,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from npexp.layers.attention import Attention, KeyValue
+from npexp.layers.attention import Attention, KeyValue, check_heads
 from npexp.layers.mlp import FeedForward
 from npexp.ops.attention import attend
 
@@ -69,6 +69,7 @@ class PostNormMAB(nn.Module):
 
     def __init__(self, dz: int, num_heads: int):
         super().__init__()
+        check_heads(dz, num_heads)
         self.num_heads = num_heads
         self.to_q = nn.Linear(dz, dz, bias=False)
         self.to_k = nn.Linear(dz, dz, bias=False)

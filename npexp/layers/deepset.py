@@ -6,11 +6,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from npexp.batch import count
 from npexp.layers.mlp import mlp
 
 
 class Pool(NamedTuple):
-    """A mean that can be taken apart again: the sum, `[b, dz]`, and the number of points, `[b, 1]`."""
+    """A mean that can be taken apart again: the sum, `[b, dz]`, and the number of points, `[b, 1]`, int64."""
 
     total: Tensor
     count: Tensor
@@ -19,6 +20,14 @@ class Pool(NamedTuple):
     def mean(self) -> Tensor:
         """`[b, dz]`; 0 for an empty set."""
         return self.total / self.count.clamp_min(1)
+
+    def plus(self, other: "Pool") -> "Pool":
+        """The pool of both sets."""
+        return Pool(self.total + other.total, self.count + other.count)
+
+    def minus(self, other: "Pool") -> "Pool":
+        """The pool without the other set, which must be part of it."""
+        return Pool(self.total - other.total, self.count - other.count)
 
 
 class DeepSet(nn.Module):
@@ -49,6 +58,6 @@ class DeepSet(nn.Module):
 def pool_rows(h: Float[Tensor, "b n dz"], mask: Bool[Tensor, "b n"] | None = None) -> Pool:
     """Sum and number of the real rows."""
     h = h.to(torch.promote_types(h.dtype, torch.float32))
-    if mask is None:
-        return Pool(h.sum(1), h.new_full((h.shape[0], 1), h.shape[1]))
-    return Pool(torch.where(mask[..., None], h, torch.zeros_like(h)).sum(1), mask.sum(1, keepdim=True).to(h.dtype))
+    if mask is not None:
+        h = torch.where(mask[..., None], h, torch.zeros_like(h))
+    return Pool(h.sum(1), count(mask, h)[:, None])

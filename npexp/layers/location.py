@@ -1,10 +1,13 @@
 """Learned places in the input space for latent tokens."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from npexp.errors import ConfigError
 from npexp.layers.mlp import mlp
 
 
@@ -21,12 +24,15 @@ class Locations(nn.Module):
 
     def __init__(self, m: int, dx: int, dz: int, num_heads: int, reach: float):
         super().__init__()
+        if not 0 < reach < math.inf:
+            raise ConfigError(f"expected location_range > 0, half the width of the inputs' range, got {reach}")
         # a Sobol sequence covers the box evenly in any dimension
         sobol = torch.quasirandom.SobolEngine(dx, scramble=True, seed=0)
         self.x = nn.Parameter(reach * (2 * sobol.draw(m) - 1))
         # heads start with widths from the whole box down to the spacing of the places
         width = reach * torch.logspace(0, -1, num_heads)
-        self.raw = nn.Parameter((0.5 / width.square()).expm1().clamp_min(1e-4).log())
+        scale = 0.5 / width.square()
+        self.raw = nn.Parameter(scale + (-(-scale).expm1()).log())  # the inverse of softplus
         self.encode = mlp(dx, dz, dz, 2, "gelu")
 
     def bias(self, x: Float[Tensor, "b n dx"]) -> Float[Tensor, "b h m n"]:

@@ -1,13 +1,15 @@
 """Row-wise networks."""
 
 import itertools
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from npexp.errors import at_least
+from npexp.errors import UnknownNameError, at_least
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
+Activation = Literal["relu", "gelu", "geglu"]
 
 
 def mlp(dim_in: int, dim_hidden: int, dim_out: int, depth: int, activation: str = "relu") -> nn.Sequential:
@@ -35,8 +37,10 @@ class FeedForward(nn.Module):
             first matrix twice as wide.
     """
 
-    def __init__(self, dz: int, dim: int, activation: str = "geglu"):
+    def __init__(self, dz: int, dim: int, activation: Activation = "geglu"):
         super().__init__()
+        if activation not in get_args(Activation):
+            raise UnknownNameError("activation", activation, get_args(Activation))
         self.gated = activation == "geglu"
         self.up = nn.Linear(dz, 2 * dim if self.gated else dim)
         self.act = nn.GELU() if self.gated else ACTIVATIONS[activation]()
@@ -65,6 +69,7 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, dx: int, num_frequencies: int, max_frequency: float = 15.0):
         super().__init__()
+        at_least("num_frequencies", num_frequencies, 0)
         self.dim_out = dx + 2 * num_frequencies
         if dx == 1:  # evenly spread magnitudes
             start = torch.linspace(0.0, max_frequency, num_frequencies + 1)[1:, None]

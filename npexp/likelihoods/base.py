@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from npexp.errors import ShapeError
+
 
 class Predictive(ABC):
     """A distribution over the outputs of `b` tasks at `nt` targets each.
@@ -77,6 +79,14 @@ def standard_normal(n: int, like: Float[Tensor, "b nt dy"], seed: int | None) ->
     # NumPy fills in order, so the noise of the first targets does not depend on how many follow
     noise = np.random.default_rng(seed).standard_normal((like.shape[1], like.shape[2], n))
     return torch.as_tensor(noise).to(like).permute(2, 0, 1)[:, None].expand(n, *like.shape)
+
+
+def check_outputs(yt: Tensor, like: Tensor, mask_t: Tensor | None = None) -> None:
+    """Raises `ShapeError` unless yt `[b, nt, dy]` and the mask `[b, nt]` fit the predicted outputs `like`."""
+    if yt.shape != like.shape[-3:]:
+        raise ShapeError(f"expected outputs {list(like.shape[-3:])} as predicted, got {list(yt.shape)}")
+    if mask_t is not None and (mask_t.dtype != torch.bool or mask_t.shape != yt.shape[:2]):
+        raise ShapeError(f"expected a boolean mask {list(yt.shape[:2])}, got {mask_t.dtype} {list(mask_t.shape)}")
 
 
 def hide_padding(

@@ -10,7 +10,7 @@ from torch.nn.functional import softplus
 from torch.special import ndtr, ndtri
 
 from npexp.errors import ConfigError
-from npexp.likelihoods.base import Likelihood, Predictive, hide_padding, standard_normal
+from npexp.likelihoods.base import Likelihood, Predictive, check_outputs, hide_padding, standard_normal
 from npexp.likelihoods.mixture import SetMixture
 from npexp.ops.normal import mean_absolute, normal_log_prob
 
@@ -40,6 +40,7 @@ class DiagonalGaussian(Predictive):
         self, yt: Float[Tensor, "b nt dy"], mask_t: Bool[Tensor, "b nt"] | None = None
     ) -> Float[Tensor, " b"]:
         """The sum of the marginals, O(nt)."""
+        check_outputs(yt, self._mean, mask_t)
         log_prob = self.marginal_log_prob(hide_padding(yt, self._mean.detach(), mask_t))
         if mask_t is not None:
             log_prob = torch.where(mask_t, log_prob, torch.zeros_like(log_prob))
@@ -47,6 +48,7 @@ class DiagonalGaussian(Predictive):
 
     def marginal_log_prob(self, yt: Float[Tensor, "b nt dy"]) -> Float[Tensor, "b nt"]:
         """Normal log density of each target, summed over outputs."""
+        check_outputs(yt, self._mean)
         return normal_log_prob(yt, self._mean, self._stddev).sum(-1)
 
     def sample(self, n: int, seed: int | None = None) -> Float[Tensor, "n b nt dy"]:

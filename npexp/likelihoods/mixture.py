@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.special import ndtr
 
-from npexp.likelihoods.base import Predictive, hide_padding, standard_normal
+from npexp.likelihoods.base import Predictive, check_outputs, hide_padding, standard_normal
 from npexp.ops.normal import mean_absolute, normal_log_prob
 
 
@@ -40,6 +40,7 @@ class SetMixture(Predictive):
         self, yt: Float[Tensor, "b nt dy"], mask_t: Bool[Tensor, "b nt"] | None = None
     ) -> Float[Tensor, "s b"]:
         """log p(y_1, ..., y_nt) under each component."""
+        check_outputs(yt, self.means, mask_t)
         log_prob = normal_log_prob(hide_padding(yt, self.means.detach(), mask_t), self.means, self.stddevs).sum(-1)
         if mask_t is not None:
             log_prob = torch.where(mask_t, log_prob, torch.zeros_like(log_prob))
@@ -53,6 +54,7 @@ class SetMixture(Predictive):
 
     def marginal_log_prob(self, yt: Float[Tensor, "b nt dy"]) -> Float[Tensor, "b nt"]:
         """log mean_s p(y_i | component s) for each target."""
+        check_outputs(yt, self.means)
         return _log_mean_exp(normal_log_prob(yt, self.means, self.stddevs).sum(-1))
 
     def sample(self, n: int, seed: int | None = None) -> Float[Tensor, "n b nt dy"]:

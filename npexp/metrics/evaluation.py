@@ -47,12 +47,17 @@ class Evaluation(Metric):
     * `loglik_nc/00008-00015` (without `_sem`): mean `loglik_joint` of the tasks with that many context points.
 
     A name is absent when no task could give it: gaps without an oracle, a context size that never came, the energy
-    score when it is switched off. Standard errors are over tasks (over batches for `loglik_pooled`), by the delta
-    method for `rmse` and `calibration_error`, and NaN for a single task.
+    score when it is switched off.
 
-    The states are float64 sums over tasks, equal in shape everywhere, so any split of the tasks into batches and
-    processes gives the same numbers; only `loglik_pooled` knows the batches. A variance from raw sums loses what
-    lies below 1e-8 of the mean: no error bar is read that finely, and a shift would need processes to agree on it.
+    The independent draws are the generator's batches, not the tasks, which share context and target sizes within a
+    batch. Every `_sem` is therefore cluster-robust: a mean over tasks is a ratio of sums over batches, total score to
+    number of tasks, and its error that of a ratio (Cochran 1977, Sampling Techniques, section 6.3), NaN for a single
+    batch; `rmse` and `calibration_error` pass it on by the delta method.
+
+    The states are float64 sums over batches, equal in shape everywhere. Batches go to processes whole, so no number
+    depends on how many processes there are. How tasks are grouped into batches moves error bars and `loglik_pooled`,
+    never another mean. A variance from raw sums loses what lies below 1e-8 of the mean: no error bar is read that
+    finely, and a shift would need processes to agree on it.
 
     Args:
         energy: also the energy score. It needs 64 samples of every task: leave it out where that is too slow.
@@ -69,8 +74,8 @@ class Evaluation(Metric):
         super().__init__()
         self.energy = energy
         for name, shape in {
-            "moments": (len(AVERAGED), 3),  # count, sum, sum of squares
-            "coverage": (1 + len(LEVELS), 1 + len(LEVELS)),  # sum of v v', v = (1, share inside at each level)
+            "moments": (len(AVERAGED), 3, 3),  # `_cross_sums` of each score
+            "coverage": (2 + len(LEVELS), 2 + len(LEVELS)),  # `_cross_sums` of the shares inside at each level
             "by_context": (len(EDGES), 2),  # count, sum
         }.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
@@ -87,11 +92,10 @@ class Evaluation(Metric):
         loglik = scores["loglik_joint"]
         scores["loglik_pooled"] = pooled_loglik(scores["loglik_marginal"], num_target, batch.yt.shape[2])[None]
         absent = loglik.new_zeros(0)
-        augmented = torch.cat([torch.ones_like(loglik)[:, None], scores["pit_coverage"]], dim=1)
         bins = torch.bucketize(num_context, num_context.new_tensor(EDGES), right=True) - 1
         # Out of place: a state born under inference_mode cannot be changed in place outside it.
-        self.moments = self.moments + torch.stack([_power_sums(scores.get(name, absent)) for name in AVERAGED])
-        self.coverage = self.coverage + augmented.T @ augmented
+        self.moments = self.moments + torch.stack([_cross_sums(scores.get(name, absent)) for name in AVERAGED])
+        self.coverage = self.coverage + _cross_sums(scores["pit_coverage"])
         self.by_context = self.by_context.index_add(0, bins, torch.stack([torch.ones_like(loglik), loglik], dim=1))
 
     def compute(self) -> dict[str, float]:
@@ -104,7 +108,7 @@ class Evaluation(Metric):
         if coverage[0, 0] == 0:
             raise DataError("expected at least one task, got none: call update before compute")
         results = {
-            name: _mean_and_sem(*row) for name, row in zip(AVERAGED, moments.unbind(), strict=True) if row[0] > 0
+            name: _mean_and_sem(sums) for name, sums in zip(AVERAGED, moments.unbind(), strict=True) if sums[0, 0] > 0
         }
         results["rmse"] = _root(*results.pop("mse"))
         results["calibration_error"] = _calibration_error(coverage)
@@ -123,16 +127,24 @@ class Evaluation(Metric):
         return super()._apply(move, exclude_state)
 
 
-def _power_sums(values: Tensor) -> Tensor:
-    return torch.stack([torch.ones_like(values), values, values.square()]).sum(1)
+def _cross_sums(values: Tensor) -> Tensor:
+    """One batch's v v', v = (1, number of tasks, total of each score), of `values` `[b]` or `[b, k]`; 0 without tasks.
+
+    Summed over batches, it holds all that a ratio of sums and its error need.
+    """
+    counts = values.new_tensor([len(values) > 0, len(values)])
+    v = torch.cat([counts, values.sum(0).reshape(-1)])
+    return torch.outer(v, v)
 
 
-def _mean_and_sem(count: Tensor, total: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
-    mean = total / count
-    if count == 1:
+def _mean_and_sem(sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over tasks of a score with these `_cross_sums`; its error is the spread of the batches' total - mean * n."""
+    batches, tasks, total = sums[0]
+    mean = total / tasks
+    if batches == 1:
         return mean, torch.full_like(mean, torch.nan)
-    variance = (squares - total * mean).clamp(min=0) / (count - 1)
-    return mean, (variance / count).sqrt()
+    squares = sums[2, 2] - 2 * mean * sums[1, 2] + mean.square() * sums[1, 1]
+    return mean, (squares.clamp(min=0) * batches / (batches - 1)).sqrt() / tasks
 
 
 def _root(mean: Tensor, sem: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,15 +154,14 @@ def _root(mean: Tensor, sem: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _calibration_error(coverage: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean absolute gap between empirical and nominal coverage, `coverage` being the sum of v v'.
+    """Mean absolute gap between empirical and nominal coverage, from the `_cross_sums` of the shares.
 
     Delta method: to first order the error is a linear function g of the K shares, with g = sign(gap) / K, so its
-    error bar is that of the per-task number g'share, whose power sums follow from the second moments.
+    error bar is that of the per-task number g'share, whose cross sums are a linear map of theirs.
     """
-    count, total, outer = coverage[0, 0], coverage[0, 1:], coverage[1:, 1:]
-    gap = total / count - torch.tensor(LEVELS, dtype=torch.float64)
-    gradient = gap.sign() / len(LEVELS)
-    _, sem = _mean_and_sem(count, gradient @ total, gradient @ outer @ gradient)
+    gap = coverage[0, 2:] / coverage[0, 1] - torch.tensor(LEVELS, dtype=torch.float64)
+    linear = torch.block_diag(torch.eye(2, dtype=torch.float64), gap.sign()[:, None] / len(LEVELS))
+    _, sem = _mean_and_sem(linear.T @ coverage @ linear)
     return gap.abs().mean(), sem
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor, nn
 
 from npexp.errors import ConfigError, UnknownNameError, UnsupportedError, suggest
+from npexp.layers.attention import check_heads
 
 
 class Tokens(NamedTuple):
@@ -71,6 +72,7 @@ class Mixer(nn.Module, ABC):
         state: "constant" or "grows", with the context.
         contexts: wirings the mixer takes; "read" lets the context read the summary and move on to the next layer,
             "raw" gives every layer the embedded context. The first one is the default.
+        cost: time of one layer in nc, nt, m, dz, h, constant factors left out.
     """
 
     permutation_invariant: bool = True
@@ -79,6 +81,27 @@ class Mixer(nn.Module, ABC):
     removable: bool = False
     state: Literal["constant", "grows"] = "constant"
     contexts: tuple[str, ...] = ("read", "raw")
+    cost: str
+
+    @classmethod
+    def describe(cls) -> dict[str, Any]:
+        """The traits as a plain dict."""
+        return {
+            "permutation_invariant": cls.permutation_invariant,
+            "needs_order": cls.needs_order,
+            "update": cls.update,
+            "remove": "exact" if cls.removable else "none",
+            "causal": False,
+            "translation_equivariant": False,
+            "constant_state": cls.state == "constant",
+            "contexts": list(cls.contexts),
+            "cost": cls.cost,
+        }
+
+    @property
+    def traits(self) -> dict[str, Any]:
+        """What holds for this mixer; the contract suite proves it."""
+        return self.describe()
 
     @abstractmethod
     def summarise(self, ctx: Tokens, carry: Carry = None) -> tuple[State, Carry]:
@@ -118,6 +141,13 @@ def registered() -> dict[str, type[Mixer]]:
     return {name: cls for name, (cls, _) in sorted(_REGISTRY.items())}
 
 
+def find_mixer(name: str) -> tuple[type[Mixer], dict[str, Any]]:
+    """The class behind a name and the settings that go with it, or `UnknownNameError`."""
+    if name not in registered():
+        raise UnknownNameError("mixer", name, registered())
+    return _REGISTRY[name]
+
+
 def make_mixer(name: str, site: Site, settings: dict[str, Any] | None = None) -> Mixer:
     """Builds one layer's mixer.
 
@@ -130,12 +160,8 @@ def make_mixer(name: str, site: Site, settings: dict[str, Any] | None = None) ->
         UnknownNameError: no such mixer.
         ConfigError: a setting the mixer does not have, or a width that the heads do not divide.
     """
-    known = registered()
-    if name not in known:
-        raise UnknownNameError("mixer", name, known)
-    if site.dz % site.num_heads:
-        raise ConfigError(f"expected dz to be a multiple of num_heads, got dz={site.dz} and num_heads={site.num_heads}")
-    cls, preset = _REGISTRY[name]
+    check_heads(site.dz, site.num_heads)
+    cls, preset = find_mixer(name)
     options = set(inspect.signature(cls).parameters) - {"site"}
     for key in settings or {}:
         if key not in options:

@@ -45,14 +45,15 @@ class CMAB(Mixer):
         num_block_latents: m, the block's own latents, which read the data.
         dim_feedforward: hidden width of the latents' feed-forward networks.
         init_stddev: standard deviation of the initial latents.
-        location_range: r > 0 gives every latent a learned place, at first in [-r, r]^dx: pooling, passing on and reading
-            all favour what is near, and log-normalisers are passed on, so that a latent knows how much it has seen.
-            Not in the paper; without it these models idle for thousands of steps on the plateau of ignoring the
-            context. None is the published block.
+        location_range: r > 0 gives every latent a learned place, at first in [-r, r]^dx: pooling, passing on and
+            reading all favour what is near, and log-normalisers are passed on, so that a latent knows how much it has
+            seen. Not in the paper; without it these models idle for thousands of steps on the plateau of ignoring
+            the context. None is the published block.
     """
 
     update = "stack"
     contexts = ("raw",)
+    cost = "nc m + m^2 + nt m"
 
     def __init__(
         self,

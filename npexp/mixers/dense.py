@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from npexp.batch import real
 from npexp.layers.attention import Attention, KeyValue
 from npexp.mixers.base import Carry, Mixer, Site, Tokens, register
 
@@ -20,6 +21,7 @@ class Dense(Mixer):
 
     update = "layer"
     state = "grows"
+    cost = "nc^2 + nc nt"
 
     def __init__(self, site: Site, bias: bool = False):
         super().__init__()
@@ -38,11 +40,5 @@ class Dense(Mixer):
         added = self.attention.project(new.h, new.mask)
         mask = None
         if state.mask is not None or added.mask is not None:
-            mask = torch.cat([_mask(state), _mask(added)], 1)
+            mask = torch.cat([real(kv.mask, kv.k[:, 0]) for kv in (state, added)], 1)
         return KeyValue(torch.cat([state.k, added.k], 2), torch.cat([state.v, added.v], 2), mask), carry
-
-
-def _mask(kv: KeyValue) -> Tensor:
-    if kv.mask is not None:
-        return kv.mask
-    return torch.ones(kv.k.shape[0], kv.k.shape[2], dtype=torch.bool, device=kv.k.device)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
+from npexp.errors import ConfigError, at_least
 from npexp.layers.mlp import mlp
 from npexp.mixers.base import Carry, Mixer, Site, Tokens, register
 
@@ -31,9 +32,12 @@ class HyperMixer(Mixer):
 
     update = "layer"
     removable = True
+    cost = "(nc + nt) k dz / h"
 
     def __init__(self, site: Site, num_slots: int = 128):
         super().__init__()
+        if at_least("num_slots", num_slots, 1) % site.num_heads:
+            raise ConfigError(f"expected num_slots to be a multiple of num_heads={site.num_heads}, got {num_slots}")
         self.num_heads = site.num_heads
         self.w1 = mlp(site.dz, site.dz, num_slots, 2, "gelu")
         self.w2 = mlp(site.dz, site.dz, num_slots, 2, "gelu")
@@ -41,17 +45,17 @@ class HyperMixer(Mixer):
 
     def summarise(self, ctx: Tokens, carry: Carry = None) -> tuple[HyperState, Carry]:
         """The sum over real points."""
-        w = self._split(self.w1(ctx.h))
-        if ctx.mask is not None:
-            w = torch.where(ctx.mask[:, None, :, None], w, torch.zeros_like(w))
-            n = ctx.mask.sum(1)
-        else:
-            n = ctx.n.new_full((ctx.h.shape[0],), ctx.h.shape[1])
-        return HyperState(w.mT @ self._split(ctx.h), n.to(w.dtype)), carry
+        w = self.w1(ctx.h)
+        with torch.autocast(w.device.type, enabled=False):  # which would round the sum
+            w = self._split(w)
+            if ctx.mask is not None:
+                w = torch.where(ctx.mask[:, None, :, None], w, torch.zeros_like(w))
+            return HyperState(w.mT @ self._split(ctx.h), ctx.n), carry
 
     def read(self, q: Tokens, state: HyperState) -> Tensor:
         """Each row through the network that it and the context generate."""
-        hidden = gelu(state.s / state.n.clamp_min(1).sqrt()[:, None, None, None])
+        scale = state.n.clamp_min(1).to(state.s.dtype).rsqrt()
+        hidden = gelu(state.s * scale[:, None, None, None])
         read = (self._split(self.w2(q.h)) @ hidden).transpose(1, 2).flatten(2)
         return self.norm(read.to(self.norm.weight.dtype))
 

@@ -70,7 +70,7 @@ class IST(_Latent):
     """
 
     tower = False
-    contexts = ("read", "raw")
+    cost = "nc m + nt m"
 
 
 @register("perceiver")
@@ -83,3 +83,4 @@ class Perceiver(_Latent):
 
     tower = True
     contexts = ("raw",)
+    cost = "nc m + m^2 + nt m"

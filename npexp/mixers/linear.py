@@ -29,6 +29,7 @@ class Linear(Mixer):
 
     update = "layer"
     removable = True
+    cost = "(nc + nt) dz^2 / h"
 
     def __init__(self, site: Site):
         super().__init__()
@@ -40,10 +41,11 @@ class Linear(Mixer):
     def summarise(self, ctx: Tokens, carry: Carry = None) -> tuple[LinearState, Carry]:
         """The two sums over real points."""
         k, v = self.to_kv(ctx.h).chunk(2, -1)
-        k = elu(self._split(k)) + 1
-        if ctx.mask is not None:  # masking v alone would leave padded points in the normaliser
-            k = torch.where(ctx.mask[:, None, :, None], k, torch.zeros_like(k))
-        return LinearState(k.mT @ self._split(v), k.sum(2)), carry
+        with torch.autocast(k.device.type, enabled=False):  # which would round the sums
+            k = elu(self._split(k)) + 1
+            if ctx.mask is not None:  # masking v alone would leave padded points in the normaliser
+                k = torch.where(ctx.mask[:, None, :, None], k, torch.zeros_like(k))
+            return LinearState(k.mT @ self._split(v), k.sum(2)), carry
 
     def read(self, q: Tokens, state: LinearState) -> Tensor:
         """Each row's weighted average of values; 0 from an empty context."""
@@ -63,6 +65,5 @@ class Linear(Mixer):
         return LinearState(state.s - gone.s, state.z - gone.z), carry
 
     def _split(self, h: Tensor) -> Tensor:
-        # sums run in float32 or better, whatever autocast does
         h = h.to(torch.promote_types(h.dtype, torch.float32))
         return h.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

@@ -5,8 +5,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from npexp.errors import ConfigError, at_least
-from npexp.layers.mlp import FeedForward
-from npexp.mixers.base import Carry, Mixer, Site, State, Tokens, make_mixer
+from npexp.layers.mlp import Activation, FeedForward
+from npexp.mixers.base import Carry, Mixer, Site, State, Tokens, find_mixer, make_mixer
 
 
 class Block(nn.Module):
@@ -22,7 +22,7 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, mixer: Mixer, dz: int, dim_feedforward: int, activation: str, norm_first: bool, norm_context: bool
+        self, mixer: Mixer, dz: int, dim_feedforward: int, activation: Activation, norm_first: bool, norm_context: bool
     ):
         super().__init__()
         self.mixer = mixer
@@ -83,7 +83,7 @@ class Stack(nn.Module):
         mixer_args: dict[str, Any] | None = None,
         context: str | None = None,
         tie_read: bool = True,
-        activation: str = "geglu",
+        activation: Activation = "geglu",
         norm_first: bool = True,
     ):
         super().__init__()
@@ -95,7 +95,7 @@ class Stack(nn.Module):
             part = make_mixer(mixer, Site(dx, dz, num_heads, layer), mixer_args)
             return Block(part, dz, dim_feedforward, activation, norm_first, norm_context)
 
-        allowed = make_mixer(mixer, Site(dx, dz, num_heads, 0), mixer_args).contexts
+        allowed = find_mixer(mixer)[0].contexts
         self.raw = (context or allowed[0]) == "raw"
         if context is not None and context not in allowed:
             raise ConfigError(f"mixer '{mixer}' takes context={' or '.join(allowed)}, got '{context}'")

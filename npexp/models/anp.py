@@ -42,6 +42,8 @@ class ANP(LatentNeuralProcess):
         likelihood: the head; None is a Gaussian with floor 0.01.
     """
 
+    cost = "nc^2 + nc nt + s nt"
+
     def __init__(
         self,
         dx: int,

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from npexp.batch import check_points
-from npexp.errors import ShapeError, UnsupportedError, at_least
+from npexp.batch import check_points, count, real
+from npexp.errors import DataError, ShapeError, UnsupportedError, at_least
 from npexp.likelihoods.base import Predictive
 
 
@@ -25,10 +25,12 @@ class State(NamedTuple):
 
     Args:
         summary: what `predict` reads, a nested tuple of tensors whose first axis is b.
+        n: real points seen, `[b]`, int64.
         context: the points themselves where the model must look at them again to update, else None.
     """
 
     summary: Any
+    n: Tensor
     context: Points | None
 
 
@@ -43,6 +45,7 @@ class NeuralProcess(nn.Module, ABC):
         dy: output size.
 
     Attributes:
+        spec: the description this model was built from, plain data, where `npexp.build` made it.
         chunk_size: without gradients, a model with exact updates conditions on this many points at a time, so that
             memory does not grow with the context.
     """
@@ -55,6 +58,8 @@ class NeuralProcess(nn.Module, ABC):
     causal: bool = False
     translation_equivariant: bool = False
     constant_state: bool = False
+    cost: str = ""
+    spec: dict[str, Any] | None = None
 
     def __init__(self, dx: int, dy: int):
         super().__init__()
@@ -73,6 +78,7 @@ class NeuralProcess(nn.Module, ABC):
             "causal": self.causal,
             "translation_equivariant": self.translation_equivariant,
             "constant_state": self.constant_state,
+            "cost": self.cost,
         }
 
     def encode(
@@ -92,15 +98,14 @@ class NeuralProcess(nn.Module, ABC):
             ShapeError: shapes that contradict each other or the model's dx and dy.
         """
         points = self._points(xc, yc, mask_c)
-        if self.update_rule != "exact":
-            return State(self._encode(points), points)
-        # with gradients everything is kept for the backward pass anyway, so chunks would save nothing
-        size = points.x.shape[1] if torch.is_grad_enabled() else self.chunk_size
-        first, *rest = _chunks(points, size)
-        state = State(self._encode(first), None)
+        n = count(points.mask, points.x)
+        if self.update_rule != "exact":  # a copy, since the caller may overwrite what was given
+            return State(self._encode(points), n, Points(*(None if p is None else p.clone() for p in points)))
+        first, *rest = self._chunks(points)
+        summary = self._encode(first)
         for chunk in rest:
-            state = State(self._extend(state.summary, chunk), None)
-        return state
+            summary = self._extend(summary, chunk)
+        return State(summary, n, None)
 
     def update(
         self,
@@ -114,14 +119,15 @@ class NeuralProcess(nn.Module, ABC):
         Cost O(n) where `traits["update"]` is "exact", that of a new `encode` where it is "recompute". Both give what
         encoding all points at once gives.
         """
-        points = self._points(x, y, mask)
+        points = self._points(x, y, mask, state)
+        n = state.n + count(points.mask, points.x)
         if self.update_rule == "exact":
             summary = state.summary
-            for chunk in _chunks(points, points.x.shape[1] if torch.is_grad_enabled() else self.chunk_size):
+            for chunk in self._chunks(points):
                 summary = self._extend(summary, chunk)
-            return State(summary, None)
+            return State(summary, n, None)
         together = _join(state.context, points)
-        return State(self._encode(together), together)
+        return State(self._encode(together), n, together)
 
     def remove(
         self,
@@ -134,18 +140,24 @@ class NeuralProcess(nn.Module, ABC):
 
         Raises:
             UnsupportedError: where `traits["remove"]` is "none".
+            DataError: more points than the state has seen.
         """
         if self.remove_rule != "exact":
             raise UnsupportedError(
                 f"{type(self).__name__} cannot remove points; encode those that are left, "
                 "or use a model whose traits say remove: exact"
             )
-        return State(self._retract(state.summary, self._points(x, y, mask)), None)
+        points = self._points(x, y, mask, state)
+        n = state.n - count(points.mask, points.x)
+        if bool((n < 0).any()):
+            raise DataError(f"cannot remove more points than were seen: {state.n.tolist()} per task")
+        return State(self._retract(state.summary, points), n, None)
 
     def predict(self, state: State, xt: Float[Tensor, "b nt dx"]) -> Predictive:
         """The distribution of the outputs at xt, `[b, nt, dy]`. Deterministic: the same state gives the same law."""
         if xt.ndim != 3 or xt.shape[-1] != self.dx:
             raise ShapeError(f"expected xt [b, nt, {self.dx}], got {list(xt.shape)}")
+        _check_tasks(state, xt)
         return self._predict(state.summary, xt)
 
     def forward(
@@ -172,37 +184,36 @@ class NeuralProcess(nn.Module, ABC):
     def _retract(self, summary: Any, points: Points) -> Any:
         raise UnsupportedError(f"{type(self).__name__} has no exact removal")
 
-    def _points(self, x: Tensor, y: Tensor, mask: Tensor | None) -> Points:
+    def _chunks(self, points: Points) -> list[Points]:
+        """Views of the points, `chunk_size` at a time; one empty chunk for an empty set."""
+        n = points.x.shape[1]
+        # with gradients everything is kept for the backward pass anyway, so chunks would save nothing
+        size = max(n, 1) if torch.is_grad_enabled() else self.chunk_size
+        starts = range(0, n, size) if n else [0]
+        return [Points(*(None if p is None else p[:, i : i + size] for p in points)) for i in starts]
+
+    def _points(self, x: Tensor, y: Tensor, mask: Tensor | None, state: State | None = None) -> Points:
         check_points("context", x, y, mask)
         if x.shape[-1] != self.dx or y.shape[-1] != self.dy:
             raise ShapeError(
                 f"this model takes x [b, n, {self.dx}] and y [b, n, {self.dy}], got {list(x.shape)} and "
                 f"{list(y.shape)}: build it with dx={x.shape[-1]}, dy={y.shape[-1]}"
             )
+        if state is not None:
+            _check_tasks(state, x)
         if mask is not None:  # from here on padding is zero, whatever it was
             x = torch.where(mask[..., None], x, torch.zeros_like(x))
             y = torch.where(mask[..., None], y, torch.zeros_like(y))
         return Points(x, y, mask)
 
 
-def _chunks(points: Points, size: int) -> list[Points]:
-    """Views of the points, `size` at a time; one empty chunk for an empty set."""
-    n = points.x.shape[1]
-    starts = range(0, n, size) if n else [0]
-    return [
-        Points(
-            points.x[:, i : i + size],
-            points.y[:, i : i + size],
-            None if points.mask is None else points.mask[:, i : i + size],
-        )
-        for i in starts
-    ]
+def _check_tasks(state: State, x: Tensor) -> None:
+    if len(state.n) != len(x):
+        raise ShapeError(f"the state holds {len(state.n)} tasks, got points of {len(x)}: give every task its points")
 
 
 def _join(a: Points, b: Points) -> Points:
     mask = None
     if a.mask is not None or b.mask is not None:
-        mask = torch.cat(
-            [torch.ones_like(p.x[..., 0], dtype=torch.bool) if p.mask is None else p.mask for p in (a, b)], 1
-        )
+        mask = torch.cat([real(p.mask, p.x) for p in (a, b)], 1)
     return Points(torch.cat([a.x, b.x], 1), torch.cat([a.y, b.y], 1), mask)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from npexp.errors import at_least
 from npexp.layers.deepset import DeepSet, Pool
 from npexp.layers.mlp import mlp
 from npexp.likelihoods import Gaussian, Likelihood, Predictive
@@ -29,6 +30,7 @@ class CNP(NeuralProcess):
     update_rule = "exact"
     remove_rule = "exact"
     constant_state = True
+    cost = "nc + nt"
 
     def __init__(
         self,
@@ -42,6 +44,7 @@ class CNP(NeuralProcess):
         likelihood: Likelihood | None = None,
     ):
         super().__init__(dx, dy)
+        at_least("num_encoders", num_encoders, 1)
         self.encoders = nn.ModuleList(DeepSet(dx + dy, dz, dz, depth_phi, depth_rho) for _ in range(num_encoders))
         self.likelihood = likelihood or Gaussian(min_stddev=0.01)
         self.decoder = mlp(num_encoders * dz + dx, dz, self.likelihood.num_features(dy), depth_decoder)
@@ -51,12 +54,10 @@ class CNP(NeuralProcess):
         return tuple(encoder.pool(xy, points.mask) for encoder in self.encoders)
 
     def _extend(self, summary: tuple[Pool, ...], points: Points) -> tuple[Pool, ...]:
-        added = self._encode(points)
-        return tuple(Pool(a.total + b.total, a.count + b.count) for a, b in zip(summary, added, strict=True))
+        return tuple(old.plus(new) for old, new in zip(summary, self._encode(points), strict=True))
 
     def _retract(self, summary: tuple[Pool, ...], points: Points) -> tuple[Pool, ...]:
-        gone = self._encode(points)
-        return tuple(Pool(a.total - b.total, a.count - b.count) for a, b in zip(summary, gone, strict=True))
+        return tuple(all_.minus(gone) for all_, gone in zip(summary, self._encode(points), strict=True))
 
     def _predict(self, summary: tuple[Pool, ...], xt: Tensor) -> Predictive:
         r = torch.cat([encoder.summary(pool) for encoder, pool in zip(self.encoders, summary, strict=True)], -1)

@@ -41,6 +41,7 @@ class NP(LatentNeuralProcess):
     update_rule = "exact"
     remove_rule = "exact"
     constant_state = True
+    cost = "nc + s nt"
 
     def __init__(
         self,
@@ -65,14 +66,10 @@ class NP(LatentNeuralProcess):
         return NPSummary(self.deterministic.pool(xy, points.mask), self.latent_encoder.pool(xy, points.mask))
 
     def _extend(self, summary: NPSummary, points: Points) -> NPSummary:
-        return NPSummary(
-            *(Pool(a.total + b.total, a.count + b.count) for a, b in zip(summary, self._encode(points), strict=True))
-        )
+        return NPSummary(*(old.plus(new) for old, new in zip(summary, self._encode(points), strict=True)))
 
     def _retract(self, summary: NPSummary, points: Points) -> NPSummary:
-        return NPSummary(
-            *(Pool(a.total - b.total, a.count - b.count) for a, b in zip(summary, self._encode(points), strict=True))
-        )
+        return NPSummary(*(all_.minus(gone) for all_, gone in zip(summary, self._encode(points), strict=True)))
 
     def _latent(self, summary: NPSummary) -> Normal:
         return latent_normal(self.latent_encoder.summary(summary.latent))

@@ -3,6 +3,7 @@
 from typing import Any
 
 from npexp.layers.embedding import PointEmbedding
+from npexp.layers.mlp import Activation
 from npexp.likelihoods import Likelihood
 from npexp.mixers.stack import Stack
 from npexp.models.transformer import TransformerNP
@@ -49,7 +50,7 @@ class TNP(TransformerNP):
         mixer_args: dict[str, Any] | None = None,
         context: str | None = None,
         norm_first: bool = False,
-        activation: str = "relu",
+        activation: Activation = "relu",
         depth_embedding: int = 4,
         flag: bool = True,
         num_frequencies: int = 0,

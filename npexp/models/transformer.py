@@ -21,7 +21,7 @@ class TransformerSummary(NamedTuple):
     Args:
         layers: one mixer state per layer.
         n: real context points, `[b]`.
-        keys: sorted curve keys of the context, `[b, nc]`, where the stack sorts, else None.
+        keys: sorted curve keys of the context, `[b, nc]`, where the mixer needs an order, else None.
     """
 
     layers: tuple[Any, ...]
@@ -44,7 +44,8 @@ class TransformerNP(NeuralProcess):
         dim_head: hidden width of the network in front of the likelihood.
         likelihood: the head; None is a Gaussian with floor 0.01.
         sort: brings the context into canonical order first, O(nc log nc), which makes predictions bit-for-bit the same
-            for every permutation; forced where the mixer needs an order.
+            for every permutation. Every update then sorts, and encodes, all points anew. Forced where the mixer needs
+            an order.
     """
 
     def __init__(
@@ -63,9 +64,11 @@ class TransformerNP(NeuralProcess):
         self.likelihood = likelihood or Gaussian(min_stddev=0.01)
         self.head = mlp(dz, dim_head, self.likelihood.num_features(dy), 2)
         self.sort = sort or stack.mixer.needs_order
-        self.update_rule = "exact" if stack.updatable else "recompute"
-        self.remove_rule = "exact" if stack.removable else "none"
-        self.constant_state = stack.updatable and stack.mixer.state == "constant"
+        exact = stack.updatable and not self.sort
+        self.update_rule = "exact" if exact else "recompute"
+        self.remove_rule = "exact" if exact and stack.removable else "none"
+        self.constant_state = exact and stack.mixer.state == "constant"
+        self.cost = f"{len(stack.blocks)} layers of {stack.mixer.cost}"
         self.permutation_invariant = self.sort or stack.mixer.permutation_invariant
 
     def _encode(self, points: Points) -> TransformerSummary:
@@ -73,7 +76,7 @@ class TransformerNP(NeuralProcess):
         if self.sort:
             order = canonical_order(*points)
             points = Points(*(None if p is None else _take(p, order) for p in points))
-            keys = curve_key(points.x)
+            keys = curve_key(points.x) if self.stack.mixer.needs_order else None
         tokens = self._context(points)
         return TransformerSummary(self.stack.summarise(tokens), tokens.n, keys)
 

@@ -10,6 +10,9 @@ import torch
 import npexp
 from npexp.batch import TaskBatch
 from npexp.models.base import NeuralProcess
+from npexp.models.latent import LatentNeuralProcess
+from npexp.objectives import elbo, loglik
+from npexp.ops.tree import nbytes, tensors
 from npexp.registry import names
 
 TINY = {"dz": 16, "num_layers": 2, "num_heads": 2, "dim_feedforward": 16, "num_latents": 3, "num_block_latents": 4}
@@ -146,6 +149,16 @@ def exact_updates_keep_no_points(model: NeuralProcess) -> None:
     assert (model.encode(t.xc, t.yc).context is None) == (model.traits["update"] == "exact")
 
 
+def old_inputs_do_not_matter(model: NeuralProcess) -> None:
+    """A state is a value: overwriting the arrays it was made of changes nothing."""
+    t = tasks()
+    xc, yc = t.xc.clone(), t.yc.clone()
+    state = model.encode(xc, yc)
+    xc.zero_(), yc.zero_()
+    together = model(torch.cat([t.xc, t.xt], 1), torch.cat([t.yc, t.yt], 1), t.xt)
+    same(model.predict(model.update(state, t.xt, t.yt), t.xt), together)
+
+
 def chunks_do_not_matter(model: NeuralProcess) -> None:
     """Conditioning 1, 7 or all points at a time gives one result."""
     t = tasks(nc=15)
@@ -167,9 +180,6 @@ def remove_undoes_update(model: NeuralProcess) -> None:
 
 def every_parameter_learns(model: NeuralProcess) -> None:
     """Gradients are finite and reach every parameter."""
-    from npexp.models.latent import LatentNeuralProcess
-    from npexp.objectives import elbo, loglik
-
     model.zero_grad()
     loss = (elbo if isinstance(model, LatentNeuralProcess) else loglik)(model, tasks(), 2).total
     loss.backward()
@@ -196,8 +206,6 @@ def joint_as_claimed(model: NeuralProcess) -> None:
 
 def state_size_as_claimed(model: NeuralProcess) -> None:
     """A constant state has the same bytes after any number of points, any other grows."""
-    from npexp.ops.tree import nbytes
-
     with torch.no_grad():
         sizes = [nbytes(model.encode(t.xc, t.yc)) for t in (tasks(nc=4), tasks(nc=64))]
     assert (sizes[0] == sizes[1]) == model.traits["constant_state"], sizes
@@ -208,7 +216,11 @@ def low_precision_state(model: NeuralProcess) -> None:
     model = model.float()
     t = tasks()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        pred = model(t.xc.float(), t.yc.float(), t.xt.float())
+        state = model.encode(t.xc.float(), t.yc.float())
+        pred = model.predict(state, t.xt.float())
+    if model.traits["constant_state"]:
+        summed = [t for t in tensors(state) if t.is_floating_point() and t.ndim != 3]  # latents [b, m, dz] are not
+        assert summed and all(t.dtype == torch.float32 for t in summed)
     assert pred.mean.dtype == pred.stddev.dtype == torch.float32
     assert pred.joint_log_prob(t.yt.float()).isfinite().all()
     model.double()
@@ -222,6 +234,7 @@ ALWAYS = [
     padding_is_inert,
     small_contexts_work,
     update_is_encode,
+    old_inputs_do_not_matter,
     exact_updates_keep_no_points,
     every_parameter_learns,
     train_is_eval,

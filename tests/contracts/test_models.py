@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import npexp
-from npexp.errors import ConfigError, ShapeError, UnsupportedError
+from npexp.errors import ConfigError, DataError, ShapeError, UnsupportedError
 from tests.contracts import checks
 from tests.contracts.checks import MODELS, tasks, tiny
 
@@ -31,6 +31,18 @@ def test_updates_and_removals_as_claimed(name):
 
 
 TRANSFORMERS = [name for name in MODELS if "sort" in inspect.signature(type(tiny(name))).parameters]
+
+
+@pytest.mark.parametrize("check", [*checks.ALWAYS, checks.chunks_do_not_matter], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("location_range", [0.1, 1.0])
+def test_contract_of_located_latents(check, location_range):
+    check(tiny("cmanp", location_range=location_range))
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_contract_with_sorted_entry(name):
+    for check in checks.ALWAYS:
+        check(tiny(name, sort=True))
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
@@ -71,6 +83,21 @@ def test_wrong_shapes_are_refused(name, untyped):
         model.encode(t.xc, t.yc, torch.ones(3, 4, dtype=torch.bool))
     with pytest.raises(ShapeError, match="expected xt"):
         model.predict(model.encode(t.xc, t.yc), t.xt[..., :1])
+    with pytest.raises(ShapeError, match="3 tasks, got points of 2"):
+        model.predict(model.encode(t.xc, t.yc), t.xt[:2])
+    with pytest.raises(ShapeError, match="3 tasks, got points of 1"):
+        model.update(model.encode(t.xc, t.yc), t.xc[:1], t.yc[:1])
+    pred = model(t.xc, t.yc, t.xt)
+    for wrong in (t.yt[..., 0], t.yt[:, :1], t.yt[..., :1]):
+        for score in (pred.joint_log_prob, pred.marginal_log_prob):
+            with pytest.raises(ShapeError, match="as predicted"):
+                score(wrong)
+
+
+def test_more_points_than_seen_cannot_be_removed():
+    model, t = tiny("cnp"), tasks()
+    with pytest.raises(DataError, match="more points than were seen"):
+        model.remove(model.encode(t.xc[:, :1], t.yc[:, :1]), t.xc, t.yc)
 
 
 PUBLISHED = {

@@ -147,15 +147,11 @@ def test_known_hyperparameters_have_one_ceiling():
 
 
 def test_ceiling_of_the_tnp_suite():
-    """Independent estimates: 1.809 and 1.515 with known hyperparameters, 0.031 and 0.054 less without."""
-    dm = GPData(RBF(), batch_size=4)
-    ceiling = dm.bayes_oracle("train", num_batches=24, num_draws=128, num_scrambles=2)
+    """Independent estimates: 0.031 and 0.054 below known hyperparameters. Levels vary too much from task to task."""
+    dm = GPData(RBF(), batch_size=2)
+    ceiling = dm.bayes_oracle("train", num_batches=400, num_draws=128, num_scrambles=2)
     for gap, expected in ((ceiling.joint_gap, 0.031), (ceiling.marginal_gap, 0.054)):
-        assert gap.mean > 0
-        assert abs(gap.mean - expected) < 4 * gap.sem + 0.01
-    for value, expected in ((ceiling.joint, 1.778), (ceiling.marginal, 1.461)):
-        assert abs(value.mean - expected) < 4 * value.sem
-    assert ceiling.joint.mean > ceiling.marginal.mean
+        assert abs(gap.mean - expected) < 4 * gap.sem < expected / 2
 
 
 def test_bad_settings_are_typed_errors():

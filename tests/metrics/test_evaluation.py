@@ -1,4 +1,4 @@
-"""Averages and error bars: any split into batches and processes gives one number, and the bars are honest."""
+"""Averages and error bars: any split into batches and processes gives one mean, and batches give honest bars."""
 
 import math
 import warnings
@@ -19,7 +19,7 @@ NAMES = {
     *("loglik_joint", "loglik_marginal", "loglik_pooled", "oracle_gap_joint", "oracle_gap_marginal", "rmse", "mae"),
     *("crps", "energy_score", "calibration_error", "coverage_95"),
 }
-BY_BATCH = ("loglik_pooled", "loglik_pooled_sem")
+BY_BATCH = {"loglik_pooled", *(f"{name}_sem" for name in NAMES)}
 
 
 def evaluate(batches, **settings):
@@ -52,16 +52,33 @@ def test_absent_names(make_tasks, collate):
     assert {n for n in got if "/" not in n and not n.endswith("_sem")} == NAMES - absent
 
 
-def test_means_and_errors_are_over_tasks(make_tasks, collate):
+def ratio_error(values, sizes):
+    """Standard error of a mean over tasks whose batches are independent, by its definition."""
+    batches = np.split(values, np.cumsum(sizes)[:-1])
+    squares = [(batch.sum() - values.mean() * len(batch)) ** 2 for batch in batches]
+    return math.sqrt(len(sizes) / (len(sizes) - 1) * sum(squares)) / len(values)
+
+
+def plain_error(values, _):
+    return values.std(ddof=1) / math.sqrt(len(values))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "error"), [([2, 5, 1, 4], ratio_error), ([1] * 12, plain_error)], ids=["batches", "one task each"]
+)
+def test_means_are_over_tasks_and_errors_over_batches(sizes, error, make_tasks, collate):
     tasks = make_tasks(12)
-    got, scores = evaluate(split(tasks, [5, 7], collate)).compute(), task_scores(*collate(tasks))
-    coverage = scores.pop("pit_coverage").numpy()
-    mse = scores.pop("mse").numpy()
+    got, scores = evaluate(split(tasks, sizes, collate)).compute(), task_scores(*collate(tasks))
+    scores = {name: values.numpy() for name, values in scores.items()}
+    coverage, mse = scores.pop("pit_coverage"), scores.pop("mse")
     for name, values in scores.items():
-        assert got[name] == pytest.approx(float(values.mean()))
-        assert got[f"{name}_sem"] == pytest.approx(float(values.std()) / math.sqrt(12)), name
+        assert got[name] == pytest.approx(values.mean())
+        assert got[f"{name}_sem"] == pytest.approx(error(values, sizes)), name
+    gap = coverage.mean(0) - LEVELS
     assert got["rmse"] == pytest.approx(math.sqrt(mse.mean()))
-    assert got["calibration_error"] == pytest.approx(abs(coverage.mean(0) - LEVELS).mean())
+    assert got["rmse_sem"] == pytest.approx(error(mse, sizes) / (2 * got["rmse"]))
+    assert got["calibration_error"] == pytest.approx(abs(gap).mean())
+    assert got["calibration_error_sem"] == pytest.approx(error((coverage * np.sign(gap)).mean(1), sizes))
 
 
 def test_pooled_is_the_mean_over_batches(make_tasks, collate):
@@ -113,38 +130,48 @@ def test_every_context_size_has_a_bin():
     assert names == sorted(names) and names[-2:] == ["loglik_nc/32768-65535", "loglik_nc/65536-more"]
 
 
-@pytest.mark.parametrize("widths", [(1, 1), (0.25, 4)], ids=["overconfident", "over and under"])
+@pytest.mark.parametrize("widths", [(1,), (0.25, 0.25, 4)], ids=["overconfident", "over and under"])
 def test_error_bars_match_the_bootstrap(widths, make_tasks, collate):
-    pred, batch = collate(make_tasks(300))
-    pred = DiagonalGaussian(pred.mean, pred.stddev * torch.tensor(widths).repeat(150)[:, None, None])
-    got, scores = evaluate([(pred, batch)], energy=False).compute(), task_scores(pred, batch, energy=False)
-    mse, coverage = scores["mse"].numpy(), scores["pit_coverage"].numpy()
-    gap = coverage.mean(0) - LEVELS
-    assert (gap < 0).any() and (gap > 0).any() == (widths[1] > 1)
+    """Batches are resampled whole. Tasks of one batch share how wide and how far off the prediction is."""
     rng = np.random.default_rng(1)
-    resampled = [rng.integers(0, 300, 300) for _ in range(4000)]
-    rmse = np.std([math.sqrt(mse[i].mean()) for i in resampled])
-    calibration = np.std([abs(coverage[i].mean(0) - LEVELS).mean() for i in resampled])
-    assert got["rmse_sem"] == pytest.approx(rmse, rel=0.06)
-    assert got["calibration_error_sem"] == pytest.approx(calibration, rel=0.06)
+    sizes = rng.integers(1, 8, 120)
+    batches = [
+        (DiagonalGaussian(pred.mean + rng.normal(), pred.stddev * rng.choice(widths)), batch)
+        for pred, batch in split(make_tasks(int(sizes.sum())), sizes, collate)
+    ]
+    got, scores = evaluate(batches, energy=False).compute(), [task_scores(*b, energy=False) for b in batches]
+    draws = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=4000)
+
+    def resampled(name):
+        return (draws @ np.stack([s[name].sum(0).numpy() for s in scores])).T / (draws @ sizes)
+
+    gap = resampled("pit_coverage").T - LEVELS
+    assert (gap.mean(0) < 0).any() and (gap.mean(0) > 0).any() == (max(widths) > 1)
+    assert got["rmse_sem"] == pytest.approx(np.sqrt(resampled("mse")).std(), rel=0.06)
+    assert got["calibration_error_sem"] == pytest.approx(abs(gap).mean(1).std(), rel=0.06)
+    for name in ("loglik_joint", "mae", "crps", "coverage_95"):
+        assert got[f"{name}_sem"] == pytest.approx(resampled(name).std(), rel=0.06), name
+    tasks = torch.cat([s["loglik_joint"] for s in scores])
+    assert got["loglik_joint_sem"] > 1.5 * plain_error(tasks.numpy(), None)
 
 
 def test_variance_survives_a_large_mean():
     values = 1e6 + torch.linspace(-1, 1, 101, dtype=torch.float64)
-    _, sem = evaluation._mean_and_sem(*evaluation._power_sums(values))
+    _, sem = evaluation._mean_and_sem(sum(evaluation._cross_sums(v) for v in values[:, None]))
     assert float(sem) == pytest.approx(float(values.std()) / math.sqrt(101), rel=1e-3)
 
 
-def test_one_task_has_no_error_bar(make_tasks):
-    for task in make_tasks(40):  # rounding differs from task to task
-        got = evaluate([task], energy=False).compute()
+def test_one_batch_has_no_error_bar(make_tasks, collate):
+    for seed in range(20):  # rounding differs from batch to batch
+        got = evaluate([collate(make_tasks(1 + seed, seed))], energy=False).compute()
         assert all(math.isnan(v) == n.endswith("_sem") for n, v in got.items())
 
 
 def test_a_perfect_mean_has_no_error(make_tasks, collate):
-    pred, batch = collate(make_tasks(5))
-    pred._mean = batch.yt
-    got = evaluate([(pred, batch)], energy=False).compute()
+    batches = split(make_tasks(5), [2, 3], collate)
+    for pred, batch in batches:
+        pred._mean = batch.yt
+    got = evaluate(batches, energy=False).compute()
     assert got["rmse"] == got["rmse_sem"] == 0
 
 

@@ -1,0 +1,93 @@
+"""The LightningModule from Python, without the command line."""
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+import npexp
+from npexp.errors import ConfigError, DataError, DivergenceError
+
+QUIET = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+}
+
+
+@pytest.fixture
+def data(tmp_path):
+    return npexp.build_data(
+        "gp_rbf", num_val_batches=1, num_test_batches=3, cache_dir=str(tmp_path), steps_per_epoch=4, test_kernels={}
+    )
+
+
+def fit(module, data, steps=4, **settings):
+    trainer = Trainer(max_steps=steps, **QUIET, enable_checkpointing=False, **settings)
+    trainer.fit(module, datamodule=data)
+    return trainer
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec, LeafSpec.*")
+@pytest.mark.filterwarnings("ignore:.*overridden `on_before_batch_transfer`.*")
+class TestModule:
+    def test_a_checkpoint_loads_by_itself(self, data, tmp_path):
+        module = npexp.NPModule(npexp.build("lbanp", dx=1, dy=1, num_latents=3, num_layers=1))
+        fit(module, data).save_checkpoint(tmp_path / "model.ckpt")
+        predictor = npexp.load_predictor(tmp_path / "model.ckpt")
+        batch = data.make_batch("val", 0)
+        with torch.no_grad():
+            expected = module.eval()(batch)
+        found = predictor.predict(predictor.condition(batch.xc, batch.yc), batch.xt)
+        assert torch.equal(found.mean, expected.mean) and torch.equal(found.stddev, expected.stddev)
+
+    def test_foreign_checkpoints_are_refused(self, data, tmp_path):
+        for i, content in enumerate(({"state_dict": {}}, [1, 2])):
+            torch.save(content, tmp_path / f"{i}.ckpt")
+        (tmp_path / "2.ckpt").write_text("no checkpoint at all")
+        for i in range(3):
+            with pytest.raises(ConfigError, match="does not describe its model"):
+                npexp.load_predictor(tmp_path / f"{i}.ckpt")
+
+    def test_training_improves_the_score(self, data):
+        module = npexp.NPModule(npexp.build("cnp", dx=1, dy=1, dz=32))
+        trainer = fit(module, data, steps=1)
+        (before,) = trainer.test(module, datamodule=data, verbose=False)
+        (after,) = fit(module, data, steps=150).test(module, datamodule=data, verbose=False)
+        assert after["test/loglik_joint"] > before["test/loglik_joint"] + 0.1
+
+    def test_test_results_are_the_metric_of_the_predictions(self, data):
+        module = npexp.NPModule(npexp.build("cnp", dx=1, dy=1))
+        trainer = fit(module, data, steps=1)
+        trainer.test(module, datamodule=data, verbose=False)
+        scores = []
+        for i in range(3):
+            batch = data.make_batch("test", i)
+            with torch.no_grad():
+                log_prob = module(batch).joint_log_prob(batch.yt)
+            scores.append(log_prob.double() / batch.yt.shape[1])
+        assert module.test_results["test/loglik_joint"] == pytest.approx(float(torch.cat(scores).mean()), rel=1e-5)
+
+    def test_bad_values_and_divergence_stop_the_run(self, data, monkeypatch):
+        module = npexp.NPModule(npexp.build("cnp", dx=1, dy=1))
+        with torch.no_grad():
+            next(module.net.parameters()).fill_(torch.inf)
+        with pytest.raises(DivergenceError, match="at step 0"):
+            fit(module, data)
+        good = data.make_batch
+
+        def bad(split, index):
+            batch = good(split, index)
+            return batch._replace(yc=torch.full_like(batch.yc, torch.nan)) if split == "train" else batch
+
+        monkeypatch.setattr(data, "make_batch", bad)
+        with pytest.raises(DataError, match="context y holds NaN"):
+            fit(module, data)
+
+
+def test_impossible_settings():
+    with pytest.raises(ConfigError, match="use objective 'loglik'"):
+        npexp.NPModule(npexp.build("cnp", dx=1, dy=1), objective="elbo")
+    with pytest.raises(ConfigError, match="num_samples"):
+        npexp.NPModule(npexp.build("np", dx=1, dy=1), num_samples=0)
