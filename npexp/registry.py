@@ -59,8 +59,12 @@ def available_mixers() -> dict[str, dict[str, Any]]:
 
 
 def available_data() -> dict[str, dict[str, Any]]:
-    """Data names with their traits."""
-    return {name: build_data(name).traits for name in names("data")}
+    """Data names with their traits; the description is the first line of the YAML."""
+    return {name: {**build_data(name).traits, "description": _first_line(f"data/{name}")} for name in names("data")}
+
+
+def _first_line(config: str) -> str:
+    return find_config(config).read_text().partition("\n")[0].lstrip("# ")
 
 
 def names(group: str) -> list[str]:

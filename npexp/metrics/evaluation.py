@@ -49,9 +49,9 @@ class Evaluation(Metric):
     A name is absent when no task could give it: gaps without an oracle, a context size that never came, the energy
     score when it is switched off.
 
-    The independent draws are the generator's batches, not the tasks, which share context and target sizes within a
+    The independent draws are the generator's batches, not the tasks, which mostly share their sizes within a
     batch. Every `_sem` is therefore cluster-robust: a mean over tasks is a ratio of sums over batches, total score to
-    number of tasks, and its error that of a ratio (Cochran 1977, Sampling Techniques, section 6.3), NaN for a single
+    number of tasks, and its error that of a ratio (Cochran 1977, Sampling Techniques, chapter 6), NaN for a single
     batch; `rmse` and `calibration_error` pass it on by the delta method.
 
     The states are float64 sums over batches, equal in shape everywhere. Batches go to processes whole, so no number

@@ -1,0 +1,48 @@
+"""Constant memory is a measurement: the peak of conditioning on many points against that on a thousand."""
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import sys, torch, npexp
+from pathlib import Path
+
+def peak():
+    return int(next(l for l in Path("/proc/self/status").read_text().splitlines() if l.startswith("VmHWM")).split()[1])
+
+torch.manual_seed(0)
+predictor = npexp.Predictor(npexp.build(sys.argv[1], dx=1, dy=1))
+chunk = 1000
+def stream(n):
+    for i in range(0, n, chunk):
+        x = torch.linspace(-2, 2, chunk) + 1e-6 * i
+        yield x, x.sin()
+
+predictor.condition(stream(2 * chunk))   # warm-up: thread pools, workspaces
+before = peak()
+state = predictor.condition(stream(int(sys.argv[2])))
+assert predictor.predict(state, torch.zeros(1)).mean.isfinite().all() and int(state.n) == int(sys.argv[2])
+print(peak() - before)
+"""
+
+
+def growth(name: str, points: int) -> float:
+    """MiB by which the peak grows beyond that of two thousand points, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, name, str(points)], capture_output=True, text=True, env={"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout) / 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("name", ["cmanp", "np"])
+def test_a_stream_needs_no_memory(name):
+    assert growth(name, 100_000) < 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_measurement_sees_a_model_that_keeps_its_points():
+    assert growth("lbanp", 100_000) > 40
