@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -169,7 +170,8 @@ class NPDataModule(LightningDataModule, ABC):
             path, settings = self.cache_file(split), self._settings(split)
             batches = read(path, settings)
             if batches is None:
-                batches = [self.make_batch(split, i) for i in range(self.num_batches(split))]
+                numbers = progress(self.num_batches(split), f"making {split} tasks")
+                batches = [self.make_batch(split, i) for i in numbers]
                 write(path, settings, batches)
             self._batches[split] = batches
         return self._batches[split]
@@ -197,6 +199,14 @@ class NPDataModule(LightningDataModule, ABC):
     def _place(self) -> tuple[int, int]:
         """This process and the number of processes."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+
+def progress(num: int, description: str) -> Iterable[int]:
+    """The numbers below `num`, with a bar on the terminal that is gone when they are."""
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(range(num), description, console=Console(stderr=True), transient=True)
 
 
 def read(path: Path, settings: str) -> list[TaskBatch] | None:

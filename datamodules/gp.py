@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from datamodules.base import NPDataModule, PlotTask
+from datamodules.base import NPDataModule, PlotTask, progress
 from datamodules.kernels import Kernel
 from datamodules.loader import generator, one_thread
 from datamodules.oracle import bayes_oracle, factor, gp_predictive, scores
@@ -179,7 +179,7 @@ class GPData(NPDataModule):
         """
         at_least("num_batches", num_batches, 2)
         rows, errors = [], []
-        for index in range(num_batches):
+        for index in progress(num_batches, "exact prediction"):
             batch = self.make_batch(split, index)
             best = bayes_oracle(self.kernel_of(split), batch, self.noise, num_draws, num_scrambles, seed)
             joint, marginal = best.joint.sum(), best.marginal.sum()

@@ -20,6 +20,7 @@ def mix(*words: int | str) -> int:
 
     Torch's CPU generators read only the low 32 bits of a seed, and sums of shifted seeds collide; a hash does neither.
     """
+    # `npexp.callbacks.seeding` has its own `mix`: neither package may import the other.
     numbers = [int.from_bytes(w.encode(), "little") if isinstance(w, str) else w for w in words]
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 

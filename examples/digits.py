@@ -16,7 +16,9 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -36,19 +38,25 @@ FLOOR = 0.05  # on every standard deviation of the table, as in the models' head
 SHARES = (0.05, 0.10, 0.30, 0.50)
 
 
-def start(command: str, name: str, show: bool, extra: list[str]) -> subprocess.Popen:
-    """Starts `npexp` on one thread; its output is shown, or kept in a log."""
+def start(command: str, name: str, log: IO[str] | None, extra: list[str]) -> subprocess.Popen:
+    """Starts `npexp` on one thread; its output is kept in a log, or shown where there is none."""
     words = [sys.executable, "-m", "npexp", command, "--config", f"experiment/{name}", "--name", f"demo/{name}", *extra]
-    log = None if show else open(OUT / f"{name}.{command}.log", "w")  # noqa: SIM115, the process outlives the block
     return subprocess.Popen(words, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def run(command: str, show: str | None, extra: list[str]) -> None:
-    """Runs a command for both models side by side."""
-    jobs = {name: start(command, name, name == show, extra) for name in MODELS.values()}
-    for name, job in jobs.items():
-        if job.wait() != 0:
-            raise SystemExit(f"npexp {command} failed for {name}; see {OUT}/{name}.{command}.log")
+    """Runs a command for both models side by side; when one fails, the other is stopped."""
+    logs = {name: OUT / f"{name}.{command}.log" for name in MODELS.values() if name != show}
+    with ExitStack() as leaving:
+        jobs = {}
+        for name in MODELS.values():
+            log = leaving.enter_context(logs[name].open("w")) if name in logs else None
+            jobs[name] = leaving.enter_context(start(command, name, log, extra))  # leaving waits for its end ...
+            leaving.callback(jobs[name].terminate)  # ... which this brings about, and does nothing after it
+        for name, job in jobs.items():
+            if job.wait() != 0:
+                where = f"see {logs[name]}" if name in logs else "see above"
+                raise SystemExit(f"npexp {command} failed for {name}; {where}")
 
 
 def newest(name: str) -> Path:
@@ -74,7 +82,7 @@ def baseline(data) -> dict[str, float]:
 def print_table(rows: dict[str, dict[str, float]], console: Console) -> None:
     """Log-likelihood per pixel and root mean squared error, with standard errors over images."""
     table = Table(title="Completing 8 x 8 digits from 3 to 32 of their 64 pixels", title_justify="left", box=SIMPLE)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for words in SETS.values():
         table.add_column(f"{words}\nnats/pixel", justify="right", no_wrap=True)
         table.add_column("\nRMSE", justify="right", no_wrap=True)
@@ -84,7 +92,8 @@ def print_table(rows: dict[str, dict[str, float]], console: Console) -> None:
             cells.append(f"{scores[f'{name}/loglik_joint']:.3f} ± {scores[f'{name}/loglik_joint_sem']:.3f}")
             cells.append(f"{scores[f'{name}/rmse']:.3f} ± {scores[f'{name}/rmse_sem']:.3f}")
         table.add_row(label, *cells)
-    console.print(table)
+    # A row in pieces is worse than a line that the terminal breaks.
+    Console(width=max(console.width, Console(width=1000).measure(table).maximum)).print(table)
 
 
 def completions(data, path: Path, per_set: int = 3) -> None:

@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = getattr(import_module(module), function)
         return run(name, rest) if run is train else run(rest)
     except NPError as error:
-        print(f"npexp: {error}", file=sys.stderr)
+        print(f"npexp: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever it quotes
         return 2
 
 

@@ -102,7 +102,9 @@ def predict(words: Sequence[str]) -> int:
         "x0, x1, ..., outputs in y or y0, y1, ..., and a column 'task' when there are several tasks; rows without "
         "outputs are the targets. NPZ: arrays xc, yc and xt, [n, d] or [b, n, d].",
     )
-    parser.add_argument("--ckpt_path", required=True, help="a .ckpt file or a run folder such as runs/gp_rbf/0")
+    parser.add_argument(
+        "--ckpt_path", required=True, help="a .ckpt file, or a run folder such as runs/gp_rbf (its newest version)"
+    )
     parser.add_argument("--context", required=True, help="the file with the observed points")
     parser.add_argument("--targets", help="a file with the points to predict; without it they are in --context")
     parser.add_argument("--out", required=True, help="the file to write, of the same kind as --context")
@@ -117,32 +119,31 @@ def predict(words: Sequence[str]) -> int:
     if not all(0 < level < 1 for level in levels):
         raise ConfigError(f"expected --quantiles between 0 and 1, got {' '.join(map(str, args.quantiles))}")
 
-    from npexp.predict_files import predict_arrays, predict_table, read_arrays, read_table, write_arrays, write_table
-    from npexp.runs import find_checkpoint
+    from npexp import predict_files as files
+    from npexp.runs import checkpoint_at
 
     as_arrays = Path(args.context).suffix == ".npz"
     if as_arrays != (Path(args.out).suffix == ".npz"):
         raise ConfigError(f"expected --out to be of the same kind as --context {args.context}, got {args.out}")
     if as_arrays and (args.x or args.y):
         raise ConfigError("--x and --y name columns of a table; an NPZ file holds arrays xc, yc and xt")
-    read = read_arrays if as_arrays else read_table
-    context, targets = read(args.context), read(args.targets) if args.targets else None  # fail before the slow start
-    checkpoint, _ = find_checkpoint(args.ckpt_path, Path("runs").resolve(), None, None)
-    predictor = _load(checkpoint, args.device)
+    read = files.read_arrays if as_arrays else files.read_table
+    # Whatever can fail does so before the model is loaded.
+    context, targets = read(args.context), read(args.targets) if args.targets else None
+    files.check_output(args.out)
+    predictor = _load(checkpoint_at(args.ckpt_path), args.device)
     if as_arrays:
-        write_arrays(args.out, predict_arrays(predictor, {**context, **(targets or {})}, levels))
+        files.write_arrays(args.out, files.predict_arrays(predictor, {**context, **(targets or {})}, levels))
     else:
-        write_table(args.out, predict_table(predictor, context, targets, args.x, args.y, levels))
+        files.write_table(args.out, files.predict_table(predictor, context, targets, args.x, args.y, levels))
     return 0
 
 
-def _load(checkpoint: Path | None, device: str) -> Any:
+def _load(checkpoint: Path, device: str) -> Any:
     import torch
 
     from npexp.predict import load_predictor
 
-    if checkpoint is None:
-        raise ConfigError("expected --ckpt_path to be a .ckpt file or a run folder")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -4,16 +4,20 @@ import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from pandas.api.types import is_numeric_dtype
 
 from npexp.errors import ConfigError, DataError, suggest
 from npexp.predict import Predictor
 
+KINDS = (".csv", ".parquet", ".npz")
+KIND_NAMES = ".csv, .parquet or .npz"
 TASKS_AT_ONCE = 64  # so that many tasks need no more memory than this many
 
 
@@ -26,7 +30,7 @@ def read_table(path: str) -> pd.DataFrame:
     """
     reader = {".csv": pd.read_csv, ".parquet": pd.read_parquet}.get(Path(path).suffix)
     if reader is None:
-        raise ConfigError(f"expected a .csv, .parquet or .npz file, got {path}")
+        raise ConfigError(f"expected a {KIND_NAMES} file, got {path}")
     return _access(path, lambda: reader(path))
 
 
@@ -34,12 +38,19 @@ def write_table(path: str, table: pd.DataFrame) -> None:
     """Writes a CSV or Parquet file, whole or not at all.
 
     Raises:
-        ConfigError: another kind of file, or Parquet without its package.
+        ConfigError: the file cannot be written, or Parquet without its package.
     """
-    writer = {".csv": table.to_csv, ".parquet": table.to_parquet}.get(Path(path).suffix)
-    if writer is None:
-        raise ConfigError(f"expected --out to be a .csv, .parquet or .npz file, got {path}")
+    writer = table.to_parquet if Path(path).suffix == ".parquet" else table.to_csv
     _replace(path, lambda temporary: writer(temporary, index=False))
+
+
+def check_output(path: str) -> None:
+    """Raises `ConfigError` unless a result can be written there."""
+    if Path(path).suffix not in KINDS:
+        raise ConfigError(f"expected --out to be a {KIND_NAMES} file, got {path}")
+    if Path(path).is_dir():
+        raise ConfigError(f"expected --out to be a file, {path} is a folder")
+    _replace(path, lambda temporary: Path(temporary).touch(), keep=False)
 
 
 def read_arrays(path: str) -> dict[str, np.ndarray]:
@@ -73,10 +84,17 @@ def predict_arrays(
     missing = [name for name in ("xc", "yc", "xt") if name not in arrays]
     if missing:
         raise DataError(f"expected arrays xc, yc and xt, found no {', '.join(missing)}")
-    single = arrays["xc"].ndim == 2
-    xc, yc, xt = (arrays[name][None] if arrays[name].ndim == 2 else arrays[name] for name in ("xc", "yc", "xt"))
+    xc, yc, xt = (arrays[name] for name in ("xc", "yc", "xt"))
+    if not xc.ndim == yc.ndim == xt.ndim or xc.ndim not in (2, 3):
+        shapes = ", ".join(f"{name} {list(arrays[name].shape)}" for name in ("xc", "yc", "xt"))
+        raise DataError(f"expected all of xc, yc and xt to be [n, d], or all [b, n, d], got {shapes}")
+    single = xc.ndim == 2
+    if single:
+        xc, yc, xt = xc[None], yc[None], xt[None]
     if not len(xc) == len(yc) == len(xt):
         raise DataError(f"expected as many tasks in xc, yc and xt, got {len(xc)}, {len(yc)} and {len(xt)}")
+    if len(xc) == 0:
+        raise DataError("expected at least one task in xc, yc and xt, got none")
     parts = []
     for i in _progress(range(0, len(xc), TASKS_AT_ONCE)):
         now = slice(i, i + TASKS_AT_ONCE)
@@ -109,7 +127,12 @@ def predict_table(
 
     Returns:
         The target rows' `task` and inputs, and per output y columns such as `y_mean`, `y_stddev` and `y_q0.025`.
+        A task that has no context gets the model's prediction without any.
+
+    Raises:
+        DataError: columns are missing, a row names no task, or there is nothing to predict.
     """
+    _check_tasks(context, targets)
     x, y = _columns(context, x, "x", predictor.model.dx), _columns(context, y, "y", predictor.model.dy)
     if targets is None:
         absent = context[y].isna().all(axis=1)
@@ -118,17 +141,12 @@ def predict_table(
     if targets.empty:
         raise DataError("found nothing to predict: give --targets, or rows whose outputs are empty")
     several = "task" in targets.columns
-    if several != ("task" in context.columns):
-        raise DataError("expected a column 'task' in both tables or in neither")
     keys = ["task", *x] if several else list(x)
     groups = dict(iter(context.groupby("task"))) if several else {None: context}
     wanted = list(targets.groupby("task", sort=False)) if several else [(None, targets)]
-    unknown = [name for name, _ in wanted if name not in groups]
-    if unknown:
-        raise DataError(f"task {unknown[0]!r} has targets and no context; {suggest(str(unknown[0]), map(str, groups))}")
     parts = []
     for name, rows in _progress(wanted):
-        seen = groups[name]
+        seen = groups.get(name, context.iloc[:0])
         xc, yc, xt = (part.to_numpy(copy=True) for part in (seen[x], seen[y], rows[x]))
         mean, stddev, quantiles = _predict(predictor, xc, yc, xt, levels)
         part = rows[keys].copy()
@@ -138,6 +156,21 @@ def predict_table(
                 part[f"{output}_q{level:g}"] = values[0, :, i]
         parts.append(part)
     return pd.concat(parts).loc[targets.index] if targets.index.is_unique else pd.concat(parts)
+
+
+def _check_tasks(context: pd.DataFrame, targets: pd.DataFrame | None) -> None:
+    """Raises `DataError` unless each row names its task, or none does."""
+    tables = {"--context": context} if targets is None else {"--context": context, "--targets": targets}
+    having = [table["task"] for table in tables.values() if "task" in table.columns]
+    if having and len(having) < len(tables):
+        raise DataError("expected a column 'task' in both tables or in neither")
+    for option, tasks in zip(tables, having, strict=False):
+        absent = np.flatnonzero(tasks.isna())
+        if len(absent):
+            raise DataError(f"row {absent[0] + 1} of {option} has no task: fill in the column 'task', or leave it out")
+    # Numbers and words never match, so each task would look as if it had no context.
+    if len({is_numeric_dtype(tasks) for tasks in having if len(tasks)}) > 1:
+        raise DataError("the column 'task' holds numbers in one table and words in the other: use the same in both")
 
 
 def _predict(
@@ -177,17 +210,22 @@ def _access(path: str, read: Callable[[], Any]) -> Any:
         raise DataError(f"cannot read {path}: {reason}") from error
 
 
-def _replace(path: str, write: Callable[[str], Any]) -> None:
+def _replace(path: str, write: Callable[[str], Any], keep: bool = True) -> None:
+    """Writes a temporary file and puts it in place; without `keep` only tries to."""
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")  # the suffix decides the format
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         write(str(temporary))
-        temporary.replace(target)
+        if keep:
+            temporary.replace(target)
     except ImportError as error:
         raise ConfigError(f"{target.suffix} files need pyarrow: pip install 'npexp[parquet]'") from error
+    except OSError as error:
+        raise ConfigError(f"cannot write --out {path} ({error.strerror or error}): give another file") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _progress(items: Sequence[Any]) -> Iterator[Any]:

@@ -14,8 +14,10 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from npexp.config import config_names, expand, find_config, setting
+from npexp.config import conf_dir, config_names, expand, find_config, read_config, setting
 from npexp.errors import ConfigError, suggest
+
+LABELS = {"model": "--model_name", "data": "--data_name"}
 
 
 class Run(NamedTuple):
@@ -121,13 +123,36 @@ def complete(command: str, words: Sequence[str], base: str = "base") -> Start:
 
     continues = origin is not None and name in (None, origin.name) and version in (None, origin.version)
     run = origin if continues else _new(root, name or (origin.name if origin else "run"), version)
-    rest = args.without("--config", "-c", "--ckpt_path", "--name", "--version", "--runs_dir")
+    rest = args.without("--config", "-c", "--ckpt_path", "--name", "--version", "--runs_dir", *LABELS.values())
     below = [] if expand(asked)[:1] == [find_config(base)] else [base]
-    done = [word for path in expand([*below, *asked]) for word in ("--config", str(path))] + rest
+    layers = expand([*below, *asked])
+    # A checkpoint's settings of the model win over all others, so its run says what the model is called.
+    trained = [origin.config] if origin is not None and origin.config.is_file() else layers
+    labels = {"model": label("model", trained), "data": label("data", layers)}
+    done = [word for path in layers for word in ("--config", str(path))] + rest
+    for group, found in labels.items():
+        if chosen := args.last(LABELS[group]) or found:
+            done.append(f"{LABELS[group]}={chosen}")
     if checkpoint is not None:
         done.append(f"--ckpt_path={checkpoint}")
     done += [f"--runs_dir={run.root}", f"--name={run.name}", f"--version={run.version}"]
     return Start(done, run, continues)
+
+
+def label(group: str, layers: Sequence[Path]) -> str | None:
+    """What results call the model or the data: the name of its shipped configuration, or None.
+
+    Args:
+        group: "model" or "data".
+        layers: the configurations, lowest first; that of a finished run holds the names it was trained under.
+    """
+    home, found = conf_dir().resolve() / group, None
+    for path in layers:
+        if path.is_relative_to(home):
+            found = path.relative_to(home).with_suffix("").as_posix()
+        else:
+            found = read_config(path).get(f"{group}_name") or found
+    return found
 
 
 def only_prints(words: Sequence[str]) -> bool:
@@ -162,17 +187,40 @@ def find_checkpoint(
         path = run.checkpoint(wanted)
         if not path.is_file():
             having = [v for v in versions(root, name) if Run(root, name, v).checkpoint(wanted).is_file()]
-            hint = f"--version {having[-1]} has one" if having else "train first with npexp fit"
+            hint = f"--version {having[-1]} has one" if having else _instead(path)
             raise ConfigError(f"{run.folder} has no {wanted}.ckpt; {hint}")
         return path, run
-    path = Path(wanted).resolve()
+    path = checkpoint_at(wanted, default)
+    return path, _owner(path, root)
+
+
+def checkpoint_at(place: str | Path, default: str = "best") -> Path:
+    """The checkpoint file that a path stands for.
+
+    Args:
+        place: a checkpoint file, or a run folder, with its version or without it for the newest.
+        default: which checkpoint a run folder stands for.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = Path(place).resolve()
     if path.is_dir() and not (path / "checkpoints").is_dir() and versions(path.parent, path.name):
         path = path / str(versions(path.parent, path.name)[-1])
-    if path.is_dir():
-        path = path / "checkpoints" / f"{default}.ckpt"
-    if not path.is_file():
-        raise ConfigError(f"there is no checkpoint {path}: give a .ckpt file, a run folder, 'last' or 'best'")
-    return path, _owner(path, root)
+    if not path.is_dir():
+        if path.is_file():
+            return path
+        raise ConfigError(f"there is no checkpoint {path}: give a .ckpt file or a run folder such as runs/gp_rbf/0")
+    file = path / "checkpoints" / f"{default}.ckpt"
+    if not file.is_file():
+        raise ConfigError(f"{path} has no checkpoint {default}.ckpt; {_instead(file)}")
+    return file
+
+
+def _instead(missing: Path) -> str:
+    """What to do about a checkpoint that a run does not have."""
+    last = missing.with_name("last.ckpt")
+    return f"the run was never validated: use --ckpt_path {last}" if last.is_file() else "train first with npexp fit"
 
 
 def _owner(checkpoint: Path, root: Path) -> Run | None:
@@ -221,30 +269,38 @@ def reserve(run: Run) -> bool:
         Whether the folder is new.
 
     Raises:
-        ConfigError: another run lives there.
+        ConfigError: another run lives there, or the folder cannot be made.
     """
     if "LOCAL_RANK" in os.environ:
         return False
     try:
         run.folder.mkdir(parents=True)
-    except FileExistsError:
-        if any(run.folder.iterdir()):
-            raise ConfigError(
-                f"{run.folder} holds a run already: continue it with --ckpt_path last, or leave out --version"
-            ) from None
-        return False
-    return True
+        return True
+    except OSError as error:
+        if not run.folder.is_dir():
+            reason = error.strerror or error
+            raise ConfigError(f"cannot make the run folder {run.folder} ({reason}): give another --runs_dir") from error
+    if any(run.folder.iterdir()):
+        raise ConfigError(
+            f"{run.folder} holds a run already: continue it with --ckpt_path last, or leave out --version"
+        )
+    return False
 
 
 def revision() -> str | None:
     """The git commit of the code, with "-dirty" after it when files were changed; None outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve()
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=here.parent, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
     try:
-        result = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
+        # An installed copy may lie inside a repository of something else.
+        git("ls-files", "--error-unmatch", here.name)
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
         return None
-    return result.stdout.strip() or None
 
 
 def package_versions(names: Sequence[str] = ("npexp", "torch", "lightning", "gpytorch", "numpy")) -> dict[str, Any]:

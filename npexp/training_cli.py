@@ -34,6 +34,7 @@ from npexp.callbacks.results import Overview, TestReport
 from npexp.callbacks.seeding import RunClock, StepSeed
 from npexp.cli_errors import explain
 from npexp.errors import ConfigError, NPError
+from npexp.facts import class_name, device_name, flatten, result_name, summary
 from npexp.loggers import Board, MetricsFile
 from npexp.module import NPModule
 from npexp.runs import Run, package_versions, revision
@@ -102,6 +103,8 @@ class CLI(LightningCLI):
         parser.add_argument("--name", type=str, default="run", help="Name of the run: its folder below runs_dir.")
         parser.add_argument("--version", type=int | None, help="Version of the run; null takes the next free one.")
         parser.add_argument("--runs_dir", type=str, default="runs", help="The folder of all runs.")
+        parser.add_argument("--model_name", type=str | None, help="What results call the model; null for its class.")
+        parser.add_argument("--data_name", type=str | None, help="What results call the data; null for its class.")
         for size in ("dx", "dy"):
             parser.link_arguments(f"data.{size}", f"model.net.init_args.{size}", apply_on="instantiate")
         parser.add_lightning_class_args(StepSeed, "step_seed")
@@ -115,6 +118,7 @@ class CLI(LightningCLI):
         """Takes the model's settings from the checkpoint, and says so where they differ from those given."""
         if not self.config.get("subcommand"):
             return
+        checkpoint_steps(self.config[self.config.subcommand].get("ckpt_path"))  # refuses what is no checkpoint
         given = self.parser.dump(self.config, skip_none=False)
         super()._parse_ckpt_path()
         before, after = (
@@ -185,15 +189,19 @@ class CLI(LightningCLI):
 
     def _describe(self, config: Namespace, steps: int) -> tuple[str, dict[str, Any]]:
         """The run as Markdown for people, and as flat facts for programs."""
+        mixer = config.model.net.get("init_args.mixer")
         facts = {
             "name": config.name,
-            "model": class_name(config.model.net),
-            "data": class_name(config.data),
+            "model": result_name(config.model_name, "model", config.model.net),
+            "model_class": class_name(config.model.net),
+            **({} if mixer is None else {"mixer": class_name(mixer)}),
+            "data": result_name(config.data_name, "data", config.data),
+            "data_class": class_name(config.data),
             "seed": config.seed_everything,
             "steps": steps,
             "parameters": sum(p.numel() for p in self.model.net.parameters()),
             "revision": revision(),
-            "versions": package_versions(),
+            "versions": ", ".join(f"{name} {version}" for name, version in package_versions().items()),
             "device": device_name(config.trainer.accelerator),
             "command": self.command,
         }
@@ -226,45 +234,18 @@ def validation_interval(settings: Namespace | dict[str, Any]) -> int | float | N
 
 
 def checkpoint_steps(path: str | None) -> int:
-    """Training steps behind a checkpoint; 0 without one."""
+    """Training steps behind a checkpoint; 0 without one.
+
+    Raises:
+        ConfigError: the file is no checkpoint.
+    """
     if path is None:
         return 0
-    return int(torch.load(path, weights_only=True, map_location="cpu", mmap=True)["global_step"])
-
-
-def summary(facts: dict[str, Any], config: Namespace) -> dict[str, Any]:
-    """The few settings by which runs are told apart on the board: every plain argument of model and optimiser."""
-    net = {k: v for k, v in flatten(namespace_dict(config.model.net)).items() if "class_path" not in k}
-    rate = flatten(namespace_dict(config.model.optimizer)).get("init_args.lr")
-    chosen = {k.rpartition("init_args.")[2]: v for k, v in net.items() if isinstance(v, (int, float, str, bool))}
-    mixer = config.model.net.get("init_args.mixer")
-    kinds = {"mixer": class_name(mixer)} if isinstance(mixer, Namespace) else {}
-    named = {key: facts[key] for key in ("name", "model", "data", "seed", "parameters")}
-    return {**chosen, **kinds, **named, "lr": rate, "max_steps": config.trainer.max_steps}
-
-
-def namespace_dict(value: Any) -> Any:
-    """A parsed value as plain dictionaries."""
-    return value.as_dict() if isinstance(value, Namespace) else value
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, with dotted keys."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {k: v for key, inner in value.items() for k, v in flatten(inner, f"{prefix}.{key}".strip(".")).items()}
-
-
-def class_name(spec: Any) -> str:
-    """The bare name in a `class_path`."""
-    return spec["class_path"].rpartition(".")[2] if isinstance(spec, (dict, Namespace)) else str(spec)
-
-
-def device_name(accelerator: str) -> str:
-    """What computes, in words."""
-    if accelerator != "cpu" and torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return "cpu" if accelerator in ("auto", "gpu", "cuda") else accelerator
+    try:
+        return int(dict(torch.load(path, weights_only=True, map_location="cpu", mmap=True))["global_step"])
+    except Exception as error:  # torch raises many kinds, and a file of another program holds anything
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(f"{path} is no checkpoint of npexp fit ({reason}): give another --ckpt_path") from error
 
 
 def shown(folder: Path) -> str:

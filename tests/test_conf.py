@@ -9,6 +9,7 @@ from npexp.cli import main
 from npexp.config import conf_dir, config_names
 
 SMALL_DATA = {"GPData": ["--data.num_val_batches=1", "--data.num_test_batches=1"], "DigitsData": []}
+NAMES = ("class_path", "defaults")  # they name what is used, and its own documentation explains it
 CPU = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--figures.num_tasks=1"]
 
 
@@ -68,8 +69,42 @@ def test_trainers_parse(name, npexp, capsys):
     assert {k: shown[k] for k in settings} == settings
 
 
-def test_every_key_is_explained():
-    """Each leaf of a YAML, or the line above it, carries a comment."""
-    for name in config_names():
-        lines = (conf_dir() / f"{name}.yaml").read_text().splitlines()
-        assert lines[0].startswith("#"), f"{name} does not say what it is for"
+def unexplained(lines):
+    """Lines of a YAML whose meaning no comment gives: none on the line, and none on the header of a block around it."""
+    headers = []  # indentation of the open blocks, and whether a comment explains them
+    for line in lines:
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        indent = len(line) - len(line.lstrip(" -"))
+        headers = [(at, known) for at, known in headers if at < indent]
+        key, _, value = text.lstrip("- ").partition(":")
+        known = "#" in line or any(known for _, known in headers)
+        if not value.partition("#")[0].strip():
+            headers.append((indent, known))
+        elif not known and key not in NAMES and not value.strip().startswith(("[", "{")):
+            yield text
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_every_setting_is_explained(name):
+    """A comment says what the file is for, and one stands beside each single value or above the block it is in."""
+    lines = (conf_dir() / f"{name}.yaml").read_text().splitlines()
+    assert lines[0].startswith("#"), "does not say what it is for"
+    assert not list(unexplained(lines))
+
+
+def test_what_counts_as_explained():
+    lines = [
+        "# What",
+        "a:  # why",
+        "  b: 1",
+        "c:",
+        "  d: 1",
+        "  e: 2  # yes",
+        "  f: {g: 1}",
+        "h: 3",
+        "- i: 4",
+        "  j: 5",
+    ]
+    assert list(unexplained(lines)) == ["d: 1", "h: 3", "- i: 4", "j: 5"]

@@ -1,12 +1,14 @@
 """Configuration names, layers, run folders, and the arguments that the dispatcher completes."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from npexp import runs
 from npexp.config import conf_dir, config_names, expand, find_config, read_config
 from npexp.errors import ConfigError, UnknownNameError
-from npexp.runs import Run, complete, find_checkpoint, only_prints, reserve, versions
+from npexp.runs import Run, complete, find_checkpoint, only_prints, reserve, revision, versions
 
 
 @pytest.fixture
@@ -156,6 +158,32 @@ def test_processes_from_outside_must_agree_on_a_version(here, monkeypatch):
         complete("fit", ["--config=base"])
     run = complete("fit", ["--config=base", "--version=4"]).run
     assert not reserve(run)  # the first process made it, or will
+
+
+def test_the_names_of_model_and_data_are_kept(here):
+    start = complete("fit", ["--config", "experiment/gp_rbf_tnp", "--config", "model/paper/tnpd"])
+    assert {"--model_name=paper/tnpd", "--data_name=gp_rbf"} <= set(start.words)
+    run = finished(here / "runs", "mine", 0)
+    write(run.config, "model_name: paper/tnpd\ndata_name: gp_rbf\n")
+    start = complete("test", ["--ckpt_path", str(run.folder)])
+    assert {"--model_name=paper/tnpd", "--data_name=gp_rbf"} <= set(start.words)
+    # The checkpoint decides what the model is, the command on what data it is tested.
+    words = ["--ckpt_path", str(run.folder), "--config", "model/cnp", "--config", "data/gp_matern"]
+    start = complete("test", words)
+    assert {"--model_name=paper/tnpd", "--data_name=gp_matern"} <= set(start.words)
+    assert complete("test", start.words).words == start.words
+    write(here / "own.yaml")
+    assert not any("_name=" in word for word in complete("fit", ["--config", "own.yaml"]).words)
+
+
+def test_a_revision_is_that_of_this_code(here, monkeypatch):
+    assert len(revision().removesuffix("-dirty")) == 40
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run(
+        ["git", *["-c", "user.name=a", "-c", "user.email=b", "commit", "-q", "--allow-empty", "-m", "c"]], check=True
+    )
+    monkeypatch.setattr(runs, "__file__", str(write(here / "site-packages" / "npexp" / "runs.py")))
+    assert revision() is None  # installed inside the repository of something else
 
 
 def test_printing_does_no_work():

@@ -26,6 +26,7 @@ def test_test_metrics_do_not_depend_on_the_number_of_processes(tmp_path):
     layers = ["--config", "experiment/gp_rbf_cnp", "--data.num_val_batches=2", "--data.num_test_batches=7"]
     ddp = ["--config", "trainer/ddp", "--trainer.devices=2"]
     npexp(tmp_path, "fit", *layers, *ddp, "--trainer.max_steps=4", "--figures.num_tasks=0")
+    assert [p.name for p in (tmp_path / "runs/gp_rbf_cnp").iterdir()] == ["0"], "a folder per process"
     results = []
     for extra in ([], ddp):
         npexp(tmp_path, "test", *layers, *extra)

@@ -18,7 +18,7 @@ LEVELS = [
     ["npexp.predict", "npexp.module"],
     ["npexp.runs", "npexp.schedules", "npexp.loggers"],
     ["npexp.callbacks"],
-    ["npexp.cli_errors", "npexp.predict_files"],
+    ["npexp.cli_errors", "npexp.facts", "npexp.predict_files"],
     ["npexp.commands", "npexp.training_cli"],
     ["npexp.cli"],
 ]

@@ -3,6 +3,7 @@
 Both are written to a temporary file first and then renamed, so a run killed at any moment leaves whole files.
 """
 
+import sys
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
@@ -34,6 +35,16 @@ class BestCheckpoint(ModelCheckpoint):
             known = [name for name in trainer.callback_metrics if name.startswith("val/")]
             raise UnknownNameError("metric for best.monitor", self.monitor, known)
         super().on_validation_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says so when the run leaves no best checkpoint, because nothing was validated."""
+        super().on_train_end(trainer, pl_module)
+        if trainer.is_global_zero and not self.best_model_path and not trainer.fast_dev_run:
+            print(
+                "npexp: warning: there is no best.ckpt, for the run was never validated (trainer.limit_val_batches, "
+                "trainer.val_check_interval); test it with --ckpt_path last",
+                file=sys.stderr,
+            )
 
 
 class LastCheckpoint(ModelCheckpoint):

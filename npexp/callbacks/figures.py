@@ -212,21 +212,23 @@ class Figures(Callback):
         if self._tasks is None:
             self._tasks = trainer.datamodule.plot_tasks(self.num_tasks)
         for kind, draw in (("curve", curve_figure), ("image", image_figure)):
-            panels = [predict_panel(pl_module, task) for task in self._tasks if task.kind == kind]
+            panels = [predict_panel(trainer, pl_module, task) for task in self._tasks if task.kind == kind]
             if panels:
                 figure = draw(panels)
                 for board in boards:
                     board.experiment.add_figure(f"predictions/{kind}", figure, trainer.global_step)
 
 
-def predict_panel(pl_module: LightningModule, task: Any) -> Panel:
-    """Predicts one of the datamodule's tasks for figures.
+def predict_panel(trainer: Trainer, pl_module: LightningModule, task: Any) -> Panel:
+    """Predicts one of the datamodule's tasks for figures, in the precision of the run.
 
     Args:
+        trainer: knows the precision; these batches come from none of its loaders, so it has not converted them.
         pl_module: the module whose `net` predicts, in eval mode.
         task: a `datamodules.base.PlotTask`.
     """
     batch = TaskBatch(*(v if v is None else v.to(pl_module.device) for v in task.batch))
-    with torch.no_grad():
+    batch = trainer.precision_plugin.convert_input(batch)
+    with torch.no_grad(), trainer.precision_plugin.forward_context():
         predictive = pl_module.net(batch.xc, batch.yc, batch.xt, batch.mask_c)
-    return Panel(batch, predictive.mean, predictive.stddev, task.truth, task.mean, task.stddev, task.image_shape)
+    return Panel(task.batch, predictive.mean, predictive.stddev, task.truth, task.mean, task.stddev, task.image_shape)

@@ -120,7 +120,7 @@ def print_table(results: Mapping[str, float]) -> None:
 
     sets = list(dict.fromkeys(name.partition("/")[0] for name in results))
     metrics = list(dict.fromkeys(name.partition("/")[2] for name in results if not name.endswith("_sem")))
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", caption="± one standard error, batches as independent draws")
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", caption="± one standard error, batches being independent")
     table.add_column("metric", no_wrap=True)
     for name in sets:
         table.add_column(name, justify="right", no_wrap=True)

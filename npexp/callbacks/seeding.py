@@ -1,5 +1,7 @@
 """Randomness and schedules that depend on the step alone, so that a resumed run continues exactly."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -10,12 +12,13 @@ from npexp.schedules import WarmupCosine
 
 def mix(*words: int) -> int:
     """One 32-bit seed from several numbers, without the collisions of sums and shifts."""
-    # 32 bits because PyTorch's CPU generator looks at no more of a seed.
+    # 32 bits because PyTorch's CPU generator looks at no more of a seed. `datamodules.loader` has its own `mix`:
+    # neither package may import the other.
     return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
 class StepSeed(Callback):
-    """Makes dropout and latent draws of each training step a function of seed, step and process.
+    """Makes dropout and latent draws of each training batch a function of seed, step, batch and process.
 
     Generator states are in no checkpoint, and Lightning gives all processes the same one: without this a resumed run
     would draw other noise, and all processes the same.
@@ -27,9 +30,10 @@ class StepSeed(Callback):
     def __init__(self, seed: int = 0):
         self.seed = seed
 
-    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seeds PyTorch's generators, on every device."""
-        torch.manual_seed(mix(self.seed, trainer.global_step, trainer.global_rank))
+        # The batch tells apart those whose gradients are accumulated into one step.
+        torch.manual_seed(mix(self.seed, trainer.global_step, batch_idx, trainer.global_rank))
 
 
 class RunClock(Callback):

@@ -23,4 +23,4 @@ def test_the_table_has_a_column_per_test_set_and_never_cuts_a_number(capsys, mon
     out = capsys.readouterr().out
     assert "1.2500 ± 0.5000" in out and "-3.0000" in out and "2.0000" in out
     assert "test_unseen" in out and "_sem" not in out
-    assert "± one standard error, batches as independent draws" in " ".join(out.split())
+    assert "± one standard error, batches being independent" in " ".join(out.split())

@@ -1,5 +1,6 @@
 """Noise and schedules that depend on the step alone."""
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -12,14 +13,14 @@ from npexp.schedules import WarmupCosine
 pytestmark = pytest.mark.usefixtures("untyped")  # stand-ins take the trainer's place
 
 
-def draw(seed: int, step: int, rank: int) -> float:
-    StepSeed(seed).on_train_batch_start(SimpleNamespace(global_step=step, global_rank=rank))
+def draw(seed: int, step: int, batch: int, rank: int) -> float:
+    StepSeed(seed).on_train_batch_start(SimpleNamespace(global_step=step, global_rank=rank), None, None, batch)
     return torch.rand(()).item()
 
 
-def test_noise_is_a_function_of_seed_step_and_process():
-    assert draw(0, 7, 1) == draw(0, 7, 1)
-    assert len({draw(s, t, r) for s in range(3) for t in range(3) for r in range(3)}) == 27
+def test_noise_is_a_function_of_seed_step_batch_and_process():
+    assert draw(0, 7, 3, 1) == draw(0, 7, 3, 1)
+    assert len({draw(*words) for words in itertools.product(range(3), repeat=4)}) == 81
 
 
 def test_seeds_do_not_collide_where_sums_do():
