@@ -1,18 +1,21 @@
 # Two commands on a machine with Python 3.11 and make: `make demo` and `make test`.
 PYTHON ?= python3
 BIN = .venv/bin
+# By environment, so that it also holds for what pip installs to build the package.
+PIP = PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .PHONY: demo test clean
 
 # Everything comes from pyproject.toml at the versions of constraints.txt. PyTorch first, so that nothing pulls another.
 .venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
-	touch $@
+	@echo "Installing into .venv: a minute or two ..."
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install torch
+	@$(PIP) install --editable ".[dev]"
+	@touch $@
 
 demo: .venv/installed   ## train on handwritten digits, test, print a table, draw completions
-	$(BIN)/python examples/digits.py
+	@$(BIN)/python examples/digits.py
 
 test: .venv/installed   ## the whole suite
 	$(BIN)/ruff check .

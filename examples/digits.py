@@ -138,7 +138,7 @@ def main() -> None:
     """Trains, tests, prints and draws."""
     began, console = time.monotonic(), Console()
     OUT.mkdir(parents=True, exist_ok=True)
-    console.print("Training CMANP (shown) and a CNP of equally many steps (in the background), one thread each ...")
+    console.print("Training CMANP (shown) and, unseen, a CNP of equally many steps ...")
     run("fit", MODELS["CMANP"], sys.argv[1:])
     console.print("Testing both ...")
     run("test", None, [])
