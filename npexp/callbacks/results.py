@@ -120,6 +120,7 @@ def print_table(results: Mapping[str, float]) -> None:
 
     sets = list(dict.fromkeys(name.partition("/")[0] for name in results))
     metrics = list(dict.fromkeys(name.partition("/")[2] for name in results if not name.endswith("_sem")))
+    metrics.sort(key=lambda metric: metric if "/" in metric else "")  # bins last, in order: no set need have them all
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", caption="± one standard error, batches being independent")
     table.add_column("metric", no_wrap=True)
     for name in sets:
@@ -133,5 +134,5 @@ def print_table(results: Mapping[str, float]) -> None:
 def _cell(results: Mapping[str, float], name: str) -> str:
     if name not in results:
         return ""
-    error = results.get(f"{name}_sem")
-    return f"{results[name]:.4f}" + ("" if error is None else f" ± {error:.4f}")
+    error = results.get(f"{name}_sem", math.nan)  # one batch alone has none
+    return f"{results[name]:.4f}" + ("" if math.isnan(error) else f" ± {error:.4f}")
