@@ -64,7 +64,7 @@ def _readable(kind: str) -> str:
 
 def _near(name: str, known: Iterable[str]) -> str:
     """A hint with the nearest names, or nothing."""
-    names = sorted(set(known))
+    names = sorted(set(known) - {name})  # which some other class may have
     near = get_close_matches(name, names, n=3, cutoff=0.6)
     # A bare option is often a nested one whose group was left out.
     near = near or [key for key in names if key.rpartition(".")[2] == name.rpartition(".")[2]][:3]

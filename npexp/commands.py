@@ -107,7 +107,7 @@ def predict(words: Sequence[str]) -> int:
     )
     parser.add_argument("--context", required=True, help="the file with the observed points")
     parser.add_argument("--targets", help="a file with the points to predict; without it they are in --context")
-    parser.add_argument("--out", required=True, help="the file to write, of the same kind as --context")
+    parser.add_argument("--out", required=True, help="the file to write: CSV or Parquet for tables, NPZ for NPZ")
     parser.add_argument("--x", nargs="+", metavar="COLUMN", help="names of the input columns")
     parser.add_argument("--y", nargs="+", metavar="COLUMN", help="names of the output columns")
     parser.add_argument(
@@ -124,12 +124,15 @@ def predict(words: Sequence[str]) -> int:
 
     as_arrays = Path(args.context).suffix == ".npz"
     if as_arrays != (Path(args.out).suffix == ".npz"):
-        raise ConfigError(f"expected --out to be of the same kind as --context {args.context}, got {args.out}")
+        kind = ".npz" if as_arrays else ".csv or .parquet"
+        raise ConfigError(f"expected --out to be {kind} as --context {args.context}, got {args.out}")
     if as_arrays and (args.x or args.y):
         raise ConfigError("--x and --y name columns of a table; an NPZ file holds arrays xc, yc and xt")
     read = files.read_arrays if as_arrays else files.read_table
     # Whatever can fail does so before the model is loaded.
     context, targets = read(args.context), read(args.targets) if args.targets else None
+    if Path(args.out).resolve() in {Path(p).resolve() for p in (args.context, args.targets) if p}:
+        raise ConfigError(f"--out {args.out} would overwrite the points it is computed from: give another file")
     files.check_output(args.out)
     predictor = _load(checkpoint_at(args.ckpt_path), args.device)
     if as_arrays:

@@ -83,7 +83,8 @@ def predict_arrays(
     """
     missing = [name for name in ("xc", "yc", "xt") if name not in arrays]
     if missing:
-        raise DataError(f"expected arrays xc, yc and xt, found no {', '.join(missing)}")
+        found = ", ".join(arrays) or "none"
+        raise DataError(f"expected arrays xc, yc and xt, found {found}: {', '.join(missing)} missing")
     xc, yc, xt = (arrays[name] for name in ("xc", "yc", "xt"))
     if not xc.ndim == yc.ndim == xt.ndim or xc.ndim not in (2, 3):
         shapes = ", ".join(f"{name} {list(arrays[name].shape)}" for name in ("xc", "yc", "xt"))
@@ -187,7 +188,8 @@ def _columns(table: pd.DataFrame, names: Sequence[str] | None, letter: str, size
     """The columns that hold inputs or outputs, checked against the model's size."""
     if names is None:
         numbered = [name for name in map(str, table.columns) if re.fullmatch(rf"{letter}\d+", name)]
-        names = [letter] if letter in table.columns else sorted(numbered, key=lambda name: int(name[1:]))
+        # Both kinds together are more than one of them: the check of their number then says so.
+        names = [letter] * (letter in table.columns) + sorted(numbered, key=lambda name: int(name[1:]))
     missing = [name for name in names if name not in table.columns]
     if missing:
         raise DataError(f"there is no column '{missing[0]}'; {suggest(missing[0], map(str, table.columns))}")

@@ -106,7 +106,7 @@ def complete(command: str, words: Sequence[str], base: str = "base") -> Start:
     asked = args.all("--config", "-c")
     layers = expand(asked)
     root = Path(args.last("--runs_dir") or setting("runs_dir", layers) or "runs").resolve()
-    name = args.last("--name") or setting("name", layers) or (Path(asked[-1]).stem if asked else None)
+    name = args.last("--name") or setting("name", layers) or default_name(asked)
     version = _number(args.last("--version"))
     if name is not None and (Path(name).is_absolute() or ".." in Path(name).parts):
         raise ConfigError(f"expected a run name such as 'gp_rbf' or 'study/trial_3', got '{name}'")
@@ -153,6 +153,15 @@ def label(group: str, layers: Sequence[Path]) -> str | None:
         else:
             found = read_config(path).get(f"{group}_name") or found
     return found
+
+
+def default_name(configs: Sequence[str]) -> str | None:
+    """What a run is called when nobody says: its configuration, or the data and the model that were put together."""
+    paths = [Path(name) for name in configs]
+    parts = {group: path.stem for path in paths for group in ("model", "data") if group in path.parts[:-1]}
+    if len(parts) == 2:
+        return f"{parts['data']}_{parts['model']}"
+    return Path(configs[-1]).stem if configs else None
 
 
 def only_prints(words: Sequence[str]) -> bool:

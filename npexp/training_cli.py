@@ -126,6 +126,12 @@ class CLI(LightningCLI):
             for dump in (given, self.parser.dump(self.config, skip_none=False))
         )
         changed = [k for k in before if k in after and before[k] != after[k]]
+        for key in ("net.class_path", "net.init_args.mixer"):
+            if key in changed:
+                raise ConfigError(
+                    f"the checkpoint holds another model: {key.rpartition('.')[2]} {after[key]}, not {before[key]}; "
+                    "give the --ckpt_path or --version of the run that is meant"
+                )
         if changed:
             shown = ", ".join(f"model.{k}={after[k]} (not {before[k]})" for k in changed[:4])
             more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
@@ -216,7 +222,7 @@ def run_of(config: Namespace) -> Run:
 
 
 def validation_interval(settings: Namespace | dict[str, Any]) -> int | float | None:
-    """Steps between two validations: as set, or a twentieth of the run.
+    """Steps between two validations: as set, or a twentieth of the run but no fewer than 100.
 
     Raises:
         ConfigError: the run would end before its first validation, and leave no best checkpoint.
@@ -224,7 +230,7 @@ def validation_interval(settings: Namespace | dict[str, Any]) -> int | float | N
     every, steps = settings["val_check_interval"], settings["max_steps"]
     in_steps = settings["check_val_every_n_epoch"] is None
     if every is None and in_steps and steps > 0:
-        return max(1, steps // 20)
+        return min(steps, max(100, steps // 20))
     if in_steps and isinstance(every, int) and 0 < steps < every and not settings["fast_dev_run"]:
         raise ConfigError(
             f"trainer.max_steps={steps} ends the run before its first validation: lower trainer.val_check_interval="

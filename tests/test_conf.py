@@ -108,3 +108,12 @@ def test_what_counts_as_explained():
         "  j: 5",
     ]
     assert list(unexplained(lines)) == ["d: 1", "h: 3", "- i: 4", "j: 5"]
+
+
+def test_a_checkpoint_of_another_model_is_refused(npexp, capsys):
+    npexp(*two_steps("base", "model/cnp", "data/gp_rbf", data="GPData"), "--name", "x")
+    words = [*("--config", "model/lbanp", "--config", "data/gp_rbf", "--name", "x"), *SMALL_DATA["GPData"], *CPU]
+    for command in (["test"], ["fit", "--ckpt_path", "last"]):
+        with pytest.raises((SystemExit, AssertionError)):
+            npexp(*command, *words)
+        assert "the checkpoint holds another model: class_path npexp.models" in capsys.readouterr().err

@@ -189,3 +189,11 @@ def test_a_revision_is_that_of_this_code(here, monkeypatch):
 def test_printing_does_no_work():
     assert only_prints(["--print_config=skip_default"]) and only_prints(["--model.net.help=CNP"])
     assert not only_prints(["--trainer.max_steps=3"])
+
+
+def test_a_run_is_named_after_what_was_put_together():
+    from npexp.runs import default_name
+
+    assert default_name(["base", "model/foo", "data/gp_rbf"]) == "gp_rbf_foo"
+    assert default_name(["experiment/gp_rbf_cnp"]) == "gp_rbf_cnp"
+    assert default_name(["/a/conf/base.yaml", "mine.yaml"]) == "mine" and default_name([]) is None

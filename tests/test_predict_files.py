@@ -73,7 +73,7 @@ def test_mistakes_in_arrays(predictor, shapes, message):
     arrays = {name: np.zeros(shape) for name, shape in zip(("xc", "yc", "xt"), shapes, strict=True)}
     with pytest.raises(DataError, match=message):
         predict_arrays(predictor, arrays, LEVELS)
-    with pytest.raises(DataError, match="found no xt"):
+    with pytest.raises(DataError, match="found xc, yc: xt missing"):
         predict_arrays(predictor, {"xc": arrays["xc"], "yc": arrays["yc"]}, LEVELS)
 
 

@@ -18,8 +18,9 @@ def mlp(dim_in: int, dim_hidden: int, dim_out: int, depth: int, activation: str 
     Raises:
         ConfigError: a width or the depth below 1.
     """
-    for name, value in {"width": min(dim_in, dim_hidden, dim_out), "depth": depth}.items():
-        at_least(f"the {name} of a network", value, 1)
+    for value in (dim_in, dim_hidden, dim_out):
+        at_least("the width of a network", value, 1)
+    at_least("the depth of a network", depth, 1)
     sizes = [dim_in, *[dim_hidden] * (depth - 1), dim_out]
     layers: list[nn.Module] = []
     for a, b in itertools.pairwise(sizes):

@@ -65,7 +65,7 @@ class DiagonalGaussian(Predictive):
 
     def quantile(self, levels: Float[Tensor, " q"]) -> Float[Tensor, "q b nt dy"]:
         """Closed form."""
-        return self._mean + self._stddev * ndtri(levels.to(self._mean))[:, None, None, None]
+        return self._mean + self._stddev * ndtri(torch.as_tensor(levels).to(self._mean))[:, None, None, None]
 
 
 class Gaussian(Likelihood):

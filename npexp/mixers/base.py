@@ -81,7 +81,7 @@ class Mixer(nn.Module, ABC):
     removable: bool = False
     state: Literal["constant", "grows"] = "constant"
     contexts: tuple[str, ...] = ("read", "raw")
-    cost: str
+    cost: str = ""
 
     @classmethod
     def describe(cls) -> dict[str, Any]:

@@ -33,6 +33,9 @@ class State(NamedTuple):
     n: Tensor
     context: Points | None
 
+    def __repr__(self) -> str:
+        return f"State(n={self.n.tolist()})"
+
 
 class NeuralProcess(nn.Module, ABC):
     """A map from a context set to predictive distributions at any target inputs (Garnelo et al. 2018).
@@ -155,8 +158,8 @@ class NeuralProcess(nn.Module, ABC):
 
     def predict(self, state: State, xt: Float[Tensor, "b nt dx"]) -> Predictive:
         """The distribution of the outputs at xt, `[b, nt, dy]`. Deterministic: the same state gives the same law."""
-        if xt.ndim != 3 or xt.shape[-1] != self.dx:
-            raise ShapeError(f"expected xt [b, nt, {self.dx}], got {list(xt.shape)}")
+        if not isinstance(xt, Tensor) or xt.ndim != 3 or xt.shape[-1] != self.dx:
+            raise ShapeError(f"expected xt [b, nt, {self.dx}], got {list(getattr(xt, 'shape', ()))}")
         _check_tasks(state, xt)
         return self._predict(state.summary, xt)
 
@@ -208,6 +211,8 @@ class NeuralProcess(nn.Module, ABC):
 
 
 def _check_tasks(state: State, x: Tensor) -> None:
+    if not isinstance(state, State):
+        raise ShapeError(f"expected a state as `encode` or `condition` gives it, got {type(state).__name__}")
     if len(state.n) != len(x):
         raise ShapeError(f"the state holds {len(state.n)} tasks, got points of {len(x)}: give every task its points")
 
