@@ -65,7 +65,7 @@ class NPModule(LightningModule):
 
     def forward(self, batch: TaskBatch) -> Predictive:
         """Predicts a batch's targets from its context."""
-        return self.net(batch.xc, batch.yc, batch.xt, batch.mask_c)
+        return self.net(batch.xc, batch.yc, batch.xt, batch.mask_c, batch.mask_t)
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and its schedule stepped once per training step."""

@@ -37,9 +37,9 @@ def loglik(net: NeuralProcess, batch: TaskBatch, num_samples: int, include_conte
     state = net.encode(batch.xc, batch.yc, batch.mask_c)
     batch = with_context(batch) if include_context else batch
     if isinstance(net, LatentNeuralProcess):
-        pred = net.decode(state, net.distribution(state).rsample((num_samples,)), batch.xt)
+        pred = net.decode(state, net.distribution(state).rsample((num_samples,)), batch.xt, batch.mask_t)
     else:
-        pred = net.predict(state, batch.xt)
+        pred = net.one_shot(state, batch.xt, batch.mask_t)
     score = _per_channel(pred.joint_log_prob(batch.yt, batch.mask_t), batch)
     return Loss(-score, {"loglik_joint": score.detach()})
 
@@ -49,7 +49,7 @@ def elbo(net: NeuralProcess, batch: TaskBatch, num_samples: int, include_context
     state, prior, posterior = _latents(net, batch, "elbo")
     batch = with_context(batch) if include_context else batch
     z = posterior.rsample((num_samples,))
-    log_prob = net.decode(state, z, batch.xt).component_log_prob(batch.yt, batch.mask_t).mean(0)
+    log_prob = net.decode(state, z, batch.xt, batch.mask_t).component_log_prob(batch.yt, batch.mask_t).mean(0)
     reconstruction = _per_channel(log_prob, batch)
     kl = _per_channel(kl_divergence(posterior, prior).sum(-1), batch)
     return Loss(kl - reconstruction, {"reconstruction": reconstruction.detach(), "kl": kl.detach()})
@@ -63,7 +63,7 @@ def importance_weighted(net: NeuralProcess, batch: TaskBatch, num_samples: int, 
     state, prior, posterior = _latents(net, batch, "importance_weighted")
     batch = with_context(batch) if include_context else batch
     z = posterior.rsample((num_samples,))
-    log_prob = net.decode(state, z, batch.xt).component_log_prob(batch.yt, batch.mask_t)
+    log_prob = net.decode(state, z, batch.xt, batch.mask_t).component_log_prob(batch.yt, batch.mask_t)
     log_ratio = (posterior.log_prob(z) - prior.log_prob(z)).sum(-1)
     bound = (log_prob - log_ratio).logsumexp(0) - torch.tensor(num_samples).log().to(log_prob)
     total = _per_channel(bound, batch)

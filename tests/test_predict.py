@@ -7,7 +7,7 @@ import torch
 
 import npexp
 from npexp.errors import ConfigError, DataError, ShapeError, UnsupportedError
-from npexp.likelihoods import SetMixture
+from npexp.likelihoods import DiagonalGaussian, SetMixture
 from tests.contracts.checks import tiny
 
 RNG = np.random.default_rng(0)
@@ -65,8 +65,8 @@ def test_sample_modes_keep_the_marginals(monkeypatch):
     torch.manual_seed(0)
     p = predictor("np")
     offset = torch.tensor([-1.0, 0.0, 2.0], dtype=torch.float64)[:, None, None, None]  # three components, far apart
-    pred = SetMixture(offset.expand(3, 1, 6, 2), torch.full((3, 1, 6, 2), 0.5, dtype=torch.float64))
-    monkeypatch.setattr(p.model, "_predict", lambda summary, xt: pred)
+    pred = SetMixture(DiagonalGaussian(offset.expand(3, 1, 6, 2), torch.full((3, 1, 6, 2), 0.5, dtype=torch.float64)))
+    monkeypatch.setattr(p.model, "_predict", lambda *_: pred)
     state, n = p.condition(X, Y), 20_000
     draws = {mode: p.sample(state, XT, n=n, mode=mode) for mode in ("joint", "marginal")}
     for d in draws.values():

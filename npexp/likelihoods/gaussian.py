@@ -1,57 +1,46 @@
-"""The diagonal Gaussian head."""
+"""The diagonal Gaussian: the default head of every model."""
 
 import math
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torch.special import ndtr, ndtri
 
 from npexp.errors import ConfigError
-from npexp.likelihoods.base import Likelihood, Predictive, check_outputs, hide_padding, standard_normal
-from npexp.likelihoods.mixture import SetMixture
+from npexp.layers.mlp import mlp
+from npexp.likelihoods.base import Factorised, Head, Likelihood, standard_normal
 from npexp.ops.normal import mean_absolute, normal_log_prob
 
 
-class DiagonalGaussian(Predictive):
+class DiagonalGaussian(Factorised):
     """Independent normal outputs.
 
     Args:
-        mean: `[b, nt, dy]`.
-        stddev: `[b, nt, dy]`, positive.
+        mean: `[*s, b, nt, dy]`.
+        stddev: `[*s, b, nt, dy]`, positive.
     """
 
-    def __init__(self, mean: Float[Tensor, "b nt dy"], stddev: Float[Tensor, "b nt dy"]):
+    def __init__(self, mean: Float[Tensor, "*s b nt dy"], stddev: Float[Tensor, "*s b nt dy"]):
         self._mean, self._stddev = mean, stddev
 
     @property
-    def mean(self) -> Float[Tensor, "b nt dy"]:
+    def mean(self) -> Float[Tensor, "*s b nt dy"]:
         """Mean of each output."""
         return self._mean
 
     @property
-    def stddev(self) -> Float[Tensor, "b nt dy"]:
+    def stddev(self) -> Float[Tensor, "*s b nt dy"]:
         """Standard deviation of each output."""
         return self._stddev
 
-    def joint_log_prob(
-        self, yt: Float[Tensor, "b nt dy"], mask_t: Bool[Tensor, "b nt"] | None = None
-    ) -> Float[Tensor, " b"]:
-        """The sum of the marginals, O(nt)."""
-        check_outputs(yt, self._mean, mask_t)
-        log_prob = self.marginal_log_prob(hide_padding(yt, self._mean.detach(), mask_t))
-        if mask_t is not None:
-            log_prob = torch.where(mask_t, log_prob, torch.zeros_like(log_prob))
-        return log_prob.sum(-1)
+    def log_density(self, y: Float[Tensor, "... b nt dy"]) -> Float[Tensor, "... b nt dy"]:
+        """Normal log density."""
+        return normal_log_prob(y, self._mean, self._stddev)
 
-    def marginal_log_prob(self, yt: Float[Tensor, "b nt dy"]) -> Float[Tensor, "b nt"]:
-        """Normal log density of each target, summed over outputs."""
-        check_outputs(yt, self._mean)
-        return normal_log_prob(yt, self._mean, self._stddev).sum(-1)
-
-    def sample(self, n: int, seed: int | None = None) -> Float[Tensor, "n b nt dy"]:
+    def sample(self, n: int, seed: int | None = None) -> Float[Tensor, "n *s b nt dy"]:
         """Independent draws."""
         return self._mean + self._stddev * standard_normal(n, self._mean, seed)
 
@@ -59,13 +48,13 @@ class DiagonalGaussian(Predictive):
         """Normal distribution function."""
         return ndtr((y - self._mean) / self._stddev)
 
+    def icdf(self, level: Float[Tensor, "... b nt dy"]) -> Float[Tensor, "... b nt dy"]:
+        """Closed form."""
+        return self._mean + self._stddev * ndtri(level)
+
     def crps(self, y: Float[Tensor, "b nt dy"]) -> Float[Tensor, "b nt dy"]:
         """Closed form (Gneiting & Raftery 2007, eq. 21)."""
         return mean_absolute(y - self._mean, self._stddev) - self._stddev / math.sqrt(math.pi)
-
-    def quantile(self, levels: Float[Tensor, " q"]) -> Float[Tensor, "q b nt dy"]:
-        """Closed form."""
-        return self._mean + self._stddev * ndtri(torch.as_tensor(levels).to(self._mean))[:, None, None, None]
 
 
 class Gaussian(Likelihood):
@@ -75,22 +64,45 @@ class Gaussian(Likelihood):
         min_stddev: floor f on the standard deviation, in units of y. Without one, a few over-confident targets cost
             whole batches; a floor above the noise of the data caps the log-likelihood at -log f - 0.92.
         scale: "softplus" gives f + (1 - f) softplus(raw), "exp" gives f + exp(raw).
+        homoscedastic: one learned standard deviation per output instead, the same at every target.
     """
 
-    def __init__(self, min_stddev: float = 0.0, scale: Literal["softplus", "exp"] = "softplus"):
+    def __init__(
+        self, min_stddev: float = 0.0, scale: Literal["softplus", "exp"] = "softplus", homoscedastic: bool = False
+    ):
         super().__init__()
         if not 0 <= min_stddev < 1:
             raise ConfigError(f"expected 0 <= min_stddev < 1 (in units of y), got {min_stddev}: rescale y or lower it")
-        self.min_stddev, self.scale = min_stddev, scale
+        self.min_stddev, self.scale, self.homoscedastic = min_stddev, scale, homoscedastic
 
     def num_features(self, dy: int) -> int:
         """Mean and raw scale of each output: 2 dy."""
         return 2 * dy
 
-    def forward(self, features: Float[Tensor, "*s b nt f"]) -> Predictive:
-        """`[b, nt, 2 dy]` to independent normals; `[s, b, nt, 2 dy]` to an equal mixture of s of them per set."""
-        features = features.to(torch.promote_types(features.dtype, torch.float32))
+    def head(self, dim_in: int, dim_hidden: int, dy: int, depth: int) -> Head:
+        """Homoscedastic: a network for the mean, and a parameter per output."""
+        if not self.homoscedastic:
+            return super().head(dim_in, dim_hidden, dy, depth)
+        return Head(self, nn.Sequential(mlp(dim_in, dim_hidden, dy, depth), Constant(dy)))
+
+    def forward(self, features: Float[Tensor, "*s b nt f"]) -> DiagonalGaussian:
+        """Means and raw scales, `[*s, b, nt, 2 dy]`, to independent normals."""
         mean, raw = features.chunk(2, -1)
-        f = self.min_stddev
-        stddev = f + raw.exp() if self.scale == "exp" else f + (1 - f) * softplus(raw)
-        return DiagonalGaussian(mean, stddev) if mean.ndim == 3 else SetMixture(mean, stddev)
+        return DiagonalGaussian(mean, positive(raw, self.min_stddev, self.scale))
+
+
+class Constant(nn.Module):
+    """Appends learned numbers that are the same for every target: `[..., d]` to `[..., d + k]`, 0 at first."""
+
+    def __init__(self, k: int):
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(k))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """`[..., d]` to `[..., d + k]`."""
+        return torch.cat([h, self.value.to(h.dtype).expand(*h.shape[:-1], -1)], -1)
+
+
+def positive(raw: Tensor, floor: float, scale: str = "softplus") -> Tensor:
+    """f + (1 - f) softplus(raw), or f + exp(raw) with scale "exp"."""
+    return floor + raw.exp() if scale == "exp" else floor + (1 - floor) * softplus(raw)

@@ -6,90 +6,74 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.special import ndtr
 
-from npexp.likelihoods.base import Predictive, check_outputs, hide_padding, standard_normal
-from npexp.ops.normal import mean_absolute, normal_log_prob
+from npexp.likelihoods.base import Predictive
+from npexp.likelihoods.gaussian import DiagonalGaussian
+from npexp.ops.normal import mean_absolute
 
 
 class SetMixture(Predictive):
-    """An equal mixture of s factorised normal laws, the component chosen once per task: a joint law.
+    """An equal mixture of s laws, the component chosen once per task: a joint law, whatever the components are.
 
     `joint_log_prob` mixes the densities of whole sets; `marginal_log_prob` mixes each target's own, the number that
     the literature reports for NP and ANP (papers differ in which; see Le et al. 2018, Nguyen & Grover 2022).
 
     Args:
-        means: `[s, b, nt, dy]`.
-        stddevs: `[s, b, nt, dy]`, positive.
+        law: the components, side by side on one leading axis: `[s, b, nt, ...]`.
     """
 
-    def __init__(self, means: Float[Tensor, "s b nt dy"], stddevs: Float[Tensor, "s b nt dy"]):
-        self.means, self.stddevs = means, stddevs
+    def __init__(self, law: Predictive):
+        self.law = law
 
     @property
     def mean(self) -> Float[Tensor, "b nt dy"]:
         """Mean over components."""
-        return self.means.mean(0)
+        return self.law.mean.mean(0)
 
     @property
     def stddev(self) -> Float[Tensor, "b nt dy"]:
         """Root of the mean variance plus the variance of the means."""
-        return (self.stddevs.square().mean(0) + self.means.var(0, unbiased=False)).sqrt()
+        return (self.law.stddev.square().mean(0) + self.law.mean.var(0, unbiased=False)).sqrt()
 
     def component_log_prob(
         self, yt: Float[Tensor, "b nt dy"], mask_t: Bool[Tensor, "b nt"] | None = None
     ) -> Float[Tensor, "s b"]:
         """log p(y_1, ..., y_nt) under each component."""
-        check_outputs(yt, self.means, mask_t)
-        log_prob = normal_log_prob(hide_padding(yt, self.means.detach(), mask_t), self.means, self.stddevs).sum(-1)
-        if mask_t is not None:
-            log_prob = torch.where(mask_t, log_prob, torch.zeros_like(log_prob))
-        return log_prob.sum(-1)
+        return self.law.joint_log_prob(yt, mask_t)
 
     def joint_log_prob(
         self, yt: Float[Tensor, "b nt dy"], mask_t: Bool[Tensor, "b nt"] | None = None
     ) -> Float[Tensor, " b"]:
-        """log mean_s prod_i p(y_i | component s), O(s nt)."""
+        """log mean_s p(y_1, ..., y_nt | component s), s times the cost of a component."""
         return _log_mean_exp(self.component_log_prob(yt, mask_t))
 
     def marginal_log_prob(self, yt: Float[Tensor, "b nt dy"]) -> Float[Tensor, "b nt"]:
         """log mean_s p(y_i | component s) for each target."""
-        check_outputs(yt, self.means)
-        return _log_mean_exp(normal_log_prob(yt, self.means, self.stddevs).sum(-1))
+        return _log_mean_exp(self.law.marginal_log_prob(yt))
 
     def sample(self, n: int, seed: int | None = None) -> Float[Tensor, "n b nt dy"]:
-        """A component per draw and task, then independent outputs given it; with a seed, the same one for all tasks."""
-        s, b = self.means.shape[:2]
+        """A component per draw and task, then its outputs; with a seed, the same component for all tasks."""
+        (s, b), device = self.law.mean.shape[:2], self.law.mean.device
         if seed is None:
-            pick = torch.randint(s, (n, b), device=self.means.device)
+            chosen = torch.randint(s, (n, b), device=device)
         else:
             drawn = np.random.default_rng([seed, s]).integers(s, size=n)  # another stream than the noise's
-            pick = torch.as_tensor(drawn, device=self.means.device)[:, None].expand(n, b)
-        task = torch.arange(b, device=self.means.device)
-        noise = standard_normal(n, self.means[0], seed)
-        return self.means[pick, task] + self.stddevs[pick, task] * noise
+            chosen = torch.as_tensor(drawn, device=device)[:, None].expand(n, b)
+        return self.law.pick(chosen, torch.arange(b, device=device)).sample(1, seed)[0]
 
     def cdf(self, y: Float[Tensor, "... b nt dy"]) -> Float[Tensor, "... b nt dy"]:
         """Mean of the components' distribution functions."""
-        return torch.stack([ndtr((y - m) / d) for m, d in zip(self.means, self.stddevs, strict=True)]).mean(0)
+        return self.law.cdf(y.unsqueeze(-4)).mean(-4)
 
     def crps(self, y: Float[Tensor, "b nt dy"]) -> Float[Tensor, "b nt dy"]:
-        """Closed form E|Y - y| - E|Y - Y'|/2 (Grimit et al. 2006): time O(s^2), memory O(s) per output."""
+        """Of normal components, closed form E|Y - y| - E|Y - Y'|/2 (Grimit et al. 2006): time O(s^2), memory O(s)."""
+        if not isinstance(self.law, DiagonalGaussian):
+            return super().crps(y)
+        means, stddevs = self.law.mean, self.law.stddev
         spread = torch.zeros_like(y)
-        for m, d in zip(self.means, self.stddevs, strict=True):
-            spread = spread + mean_absolute(self.means - m, (self.stddevs.square() + d.square()).sqrt()).mean(0)
-        return mean_absolute(y - self.means, self.stddevs).mean(0) - 0.5 * spread / len(self.means)
-
-    def quantile(self, levels: Float[Tensor, " q"]) -> Float[Tensor, "q b nt dy"]:
-        """Bisection of the distribution function, to 2^-40 of the mixture's width."""
-        low = (self.means - 9 * self.stddevs).amin(0).expand(len(levels), *self.means.shape[1:])
-        high = (self.means + 9 * self.stddevs).amax(0).expand_as(low)
-        level = levels.to(low)[:, None, None, None]
-        for _ in range(40):
-            middle = (low + high) / 2
-            below = self.cdf(middle) < level
-            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        return (low + high) / 2
+        for m, d in zip(means, stddevs, strict=True):
+            spread = spread + mean_absolute(means - m, (stddevs.square() + d.square()).sqrt()).mean(0)
+        return mean_absolute(y - means, stddevs).mean(0) - 0.5 * spread / len(means)
 
 
 def _log_mean_exp(x: Tensor) -> Tensor:

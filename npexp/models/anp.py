@@ -10,7 +10,7 @@ from npexp.layers.attention import KeyValue
 from npexp.layers.blocks import PostNormMAB
 from npexp.layers.deepset import Pool, pool_rows
 from npexp.layers.mlp import mlp
-from npexp.likelihoods import Gaussian, Likelihood, Predictive
+from npexp.likelihoods import Likelihood
 from npexp.models.base import Points
 from npexp.models.latent import LatentNeuralProcess, latent_normal
 
@@ -66,8 +66,7 @@ class ANP(LatentNeuralProcess):
         self.embed_latent = nn.Sequential(mlp(dx + dy, dz, dz, depth_value), nn.ReLU())
         self.mix_latent = PostNormMAB(dz, num_heads)
         self.rho = mlp(dz, dz, 2 * dim_latent, depth_rho)
-        self.likelihood = likelihood or Gaussian(min_stddev=0.01)
-        self.decoder = mlp(dz + dim_latent + dx, dz, self.likelihood.num_features(dy), depth_decoder)
+        self._use_head(likelihood, dz + dim_latent + dx, dz, depth_decoder)
 
     def _encode(self, points: Points) -> ANPSummary:
         xy = torch.cat([points.x, points.y], -1)
@@ -79,11 +78,11 @@ class ANP(LatentNeuralProcess):
     def _latent(self, summary: ANPSummary) -> Normal:
         return latent_normal(self.rho(summary.latent.mean.to(next(self.rho.parameters()).dtype)))
 
-    def _decode(self, summary: ANPSummary, z: Tensor, xt: Tensor) -> Predictive:
+    def _decode(self, summary: ANPSummary, z: Tensor, xt: Tensor) -> Tensor:
         s, nt = z.shape[0], xt.shape[1]
         r = self.cross(self.embed_key(xt), summary.memory)  # [b, nt, dz], whatever z
         rows = [r.expand(s, -1, -1, -1), z[:, :, None].expand(-1, -1, nt, -1), xt.expand(s, -1, -1, -1)]
-        return self.likelihood(self.decoder(torch.cat(rows, -1)))
+        return torch.cat(rows, -1)
 
     @staticmethod
     def _mix(block: PostNormMAB, h: Tensor, points: Points) -> Tensor:

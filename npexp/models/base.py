@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from npexp.batch import check_points, count, real
 from npexp.errors import DataError, ShapeError, UnsupportedError, at_least
-from npexp.likelihoods.base import Predictive
+from npexp.likelihoods import Gaussian, Likelihood, Predictive
 
 
 class Points(NamedTuple):
@@ -47,6 +47,8 @@ class NeuralProcess(nn.Module, ABC):
         dx: input size.
         dy: output size.
 
+    A variant calls `_use_head` for the network at its end, so that every likelihood serves every model.
+
     Attributes:
         spec: the description this model was built from, plain data, where `npexp.build` made it.
         chunk_size: without gradients, a model with exact updates conditions on this many points at a time, so that
@@ -55,6 +57,7 @@ class NeuralProcess(nn.Module, ABC):
 
     permutation_invariant: bool = True
     joint: bool = False
+    consistent: bool = True
     latent: bool = False
     update_rule: str = "recompute"
     remove_rule: str = "none"
@@ -75,6 +78,7 @@ class NeuralProcess(nn.Module, ABC):
         return {
             "permutation_invariant": self.permutation_invariant,
             "joint": self.joint,
+            "consistent": self.consistent,
             "latent": self.latent,
             "update": self.update_rule,
             "remove": self.remove_rule,
@@ -83,6 +87,12 @@ class NeuralProcess(nn.Module, ABC):
             "constant_state": self.constant_state,
             "cost": self.cost,
         }
+
+    def _use_head(self, likelihood: Likelihood | None, dim_in: int, dim_hidden: int, depth: int) -> None:
+        """Sets `head`, from features `[*s, b, nt, dim_in]` to a law, and the traits that follow; None: the default."""
+        likelihood = likelihood or Gaussian(min_stddev=0.01)
+        self.head = likelihood.head(dim_in, dim_hidden, self.dy, depth)
+        self.joint, self.consistent = self.latent or likelihood.joint, likelihood.consistent
 
     def encode(
         self,
@@ -156,12 +166,31 @@ class NeuralProcess(nn.Module, ABC):
             raise DataError(f"cannot remove more points than were seen: {state.n.tolist()} per task")
         return State(self._retract(state.summary, points), n, None)
 
-    def predict(self, state: State, xt: Float[Tensor, "b nt dx"]) -> Predictive:
-        """The distribution of the outputs at xt, `[b, nt, dy]`. Deterministic: the same state gives the same law."""
+    def predict(
+        self, state: State, xt: Float[Tensor, "b nt dx"], mask_t: Bool[Tensor, "b nt"] | None = None
+    ) -> Predictive:
+        """The distribution of the outputs at xt, `[b, nt, dy]`. Deterministic: the same state gives the same law.
+
+        Args:
+            state: what the model has seen.
+            xt: target inputs.
+            mask_t: real targets. Only models whose `traits["consistent"]` is False need it: there, targets see each
+                other.
+        """
         if not isinstance(xt, Tensor) or xt.ndim != 3 or xt.shape[-1] != self.dx:
             raise ShapeError(f"expected xt [b, nt, {self.dx}], got {list(getattr(xt, 'shape', ()))}")
+        if mask_t is not None and (mask_t.dtype != torch.bool or mask_t.shape != xt.shape[:2]):
+            raise ShapeError(f"expected a boolean mask_t {list(xt.shape[:2])}, got {mask_t.dtype} {list(mask_t.shape)}")
         _check_tasks(state, xt)
-        return self._predict(state.summary, xt)
+        if mask_t is not None:  # from here on padding is zero, whatever it was
+            xt = torch.where(mask_t[..., None], xt, torch.zeros_like(xt))
+        return self._predict(state, xt, mask_t)
+
+    def one_shot(
+        self, state: State, xt: Float[Tensor, "b nt dx"], mask_t: Bool[Tensor, "b nt"] | None = None
+    ) -> Predictive:
+        """The law that training scores: `predict`, except in models that decode in several steps but learn in one."""
+        return self.predict(state, xt, mask_t)
 
     def forward(
         self,
@@ -169,16 +198,17 @@ class NeuralProcess(nn.Module, ABC):
         yc: Float[Tensor, "b nc dy"],
         xt: Float[Tensor, "b nt dx"],
         mask_c: Bool[Tensor, "b nc"] | None = None,
+        mask_t: Bool[Tensor, "b nt"] | None = None,
     ) -> Predictive:
         """`encode`, then `predict`."""
-        return self.predict(self.encode(xc, yc, mask_c), xt)
+        return self.predict(self.encode(xc, yc, mask_c), xt, mask_t)
 
     @abstractmethod
     def _encode(self, points: Points) -> Any:
         """Summary of a context."""
 
     @abstractmethod
-    def _predict(self, summary: Any, xt: Tensor) -> Predictive:
+    def _predict(self, state: State, xt: Tensor, mask_t: Tensor | None) -> Predictive:
         """Distribution at the targets."""
 
     def _extend(self, summary: Any, points: Points) -> Any:

@@ -5,9 +5,8 @@ from torch import Tensor, nn
 
 from npexp.errors import at_least
 from npexp.layers.deepset import DeepSet, Pool
-from npexp.layers.mlp import mlp
-from npexp.likelihoods import Gaussian, Likelihood, Predictive
-from npexp.models.base import NeuralProcess, Points
+from npexp.likelihoods import Likelihood, Predictive
+from npexp.models.base import NeuralProcess, Points, State
 
 
 class CNP(NeuralProcess):
@@ -46,8 +45,7 @@ class CNP(NeuralProcess):
         super().__init__(dx, dy)
         at_least("num_encoders", num_encoders, 1)
         self.encoders = nn.ModuleList(DeepSet(dx + dy, dz, dz, depth_phi, depth_rho) for _ in range(num_encoders))
-        self.likelihood = likelihood or Gaussian(min_stddev=0.01)
-        self.decoder = mlp(num_encoders * dz + dx, dz, self.likelihood.num_features(dy), depth_decoder)
+        self._use_head(likelihood, num_encoders * dz + dx, dz, depth_decoder)
 
     def _encode(self, points: Points) -> tuple[Pool, ...]:
         xy = torch.cat([points.x, points.y], -1)
@@ -59,7 +57,7 @@ class CNP(NeuralProcess):
     def _retract(self, summary: tuple[Pool, ...], points: Points) -> tuple[Pool, ...]:
         return tuple(all_.minus(gone) for all_, gone in zip(summary, self._encode(points), strict=True))
 
-    def _predict(self, summary: tuple[Pool, ...], xt: Tensor) -> Predictive:
-        r = torch.cat([encoder.summary(pool) for encoder, pool in zip(self.encoders, summary, strict=True)], -1)
+    def _predict(self, state: State, xt: Tensor, mask_t: Tensor | None) -> Predictive:
+        r = torch.cat([encoder.summary(pool) for encoder, pool in zip(self.encoders, state.summary, strict=True)], -1)
         rows = torch.cat([r[:, None].expand(-1, xt.shape[1], -1), xt], -1)
-        return self.likelihood(self.decoder(rows))
+        return self.head(rows, mask_t)

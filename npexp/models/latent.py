@@ -4,12 +4,12 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import Normal
 
 from npexp.errors import at_least
-from npexp.likelihoods.base import Predictive
+from npexp.likelihoods import SetMixture
 from npexp.models.base import NeuralProcess, State
 
 NOISE_SEED = 0
@@ -30,7 +30,6 @@ class LatentNeuralProcess(NeuralProcess):
         num_samples: draws that `predict` mixes over.
     """
 
-    joint = True
     latent = True
 
     def __init__(self, dx: int, dy: int, dim_latent: int, num_samples: int):
@@ -44,21 +43,27 @@ class LatentNeuralProcess(NeuralProcess):
         """The law of z given what the state has seen, factors `[b, dim_latent]`."""
         return self._latent(state.summary)
 
-    def decode(self, state: State, z: Float[Tensor, "s b dl"], xt: Float[Tensor, "b nt dx"]) -> Predictive:
-        """The equal mixture over the given z of the factorised laws p(y | z, C)."""
-        return self._decode(state.summary, z, xt)
+    def decode(
+        self,
+        state: State,
+        z: Float[Tensor, "s b dl"],
+        xt: Float[Tensor, "b nt dx"],
+        mask_t: Bool[Tensor, "b nt"] | None = None,
+    ) -> SetMixture:
+        """The equal mixture over the given z of the laws p(y | z, C)."""
+        return SetMixture(self.head(self._decode(state.summary, z, xt), mask_t))
 
-    def _predict(self, summary: Any, xt: Tensor) -> Predictive:
-        prior = self._latent(summary)
-        return self._decode(summary, prior.mean + prior.stddev * self.noise, xt)
+    def _predict(self, state: State, xt: Tensor, mask_t: Tensor | None) -> SetMixture:
+        prior = self.distribution(state)
+        return self.decode(state, prior.mean + prior.stddev * self.noise, xt, mask_t)
 
     @abstractmethod
     def _latent(self, summary: Any) -> Normal:
         """Law of z given a summary."""
 
     @abstractmethod
-    def _decode(self, summary: Any, z: Tensor, xt: Tensor) -> Predictive:
-        """Mixture over z of the laws at the targets."""
+    def _decode(self, summary: Any, z: Tensor, xt: Tensor) -> Tensor:
+        """What the head is given, `[s, b, nt, dim_in]`."""
 
 
 def latent_normal(features: Float[Tensor, "b l"]) -> Normal:

@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from npexp.layers.deepset import DeepSet, Pool
-from npexp.layers.mlp import mlp
-from npexp.likelihoods import Gaussian, Likelihood, Predictive
+from npexp.likelihoods import Likelihood
 from npexp.models.base import Points
 from npexp.models.latent import LatentNeuralProcess, latent_normal
 
@@ -58,8 +57,7 @@ class NP(LatentNeuralProcess):
         super().__init__(dx, dy, dim_latent, num_samples)
         self.deterministic = DeepSet(dx + dy, dz, dz, depth_phi, depth_rho)
         self.latent_encoder = DeepSet(dx + dy, dz, 2 * dim_latent, depth_phi, depth_rho)
-        self.likelihood = likelihood or Gaussian(min_stddev=0.01)
-        self.decoder = mlp(dz + dim_latent + dx, dz, self.likelihood.num_features(dy), depth_decoder)
+        self._use_head(likelihood, dz + dim_latent + dx, dz, depth_decoder)
 
     def _encode(self, points: Points) -> NPSummary:
         xy = torch.cat([points.x, points.y], -1)
@@ -74,8 +72,8 @@ class NP(LatentNeuralProcess):
     def _latent(self, summary: NPSummary) -> Normal:
         return latent_normal(self.latent_encoder.summary(summary.latent))
 
-    def _decode(self, summary: NPSummary, z: Tensor, xt: Tensor) -> Predictive:
+    def _decode(self, summary: NPSummary, z: Tensor, xt: Tensor) -> Tensor:
         r = self.deterministic.summary(summary.deterministic)
         s, nt = z.shape[0], xt.shape[1]
         rows = torch.cat([r.expand(s, -1, -1), z], -1)[:, :, None].expand(-1, -1, nt, -1)
-        return self.likelihood(self.decoder(torch.cat([rows, xt.expand(s, -1, -1, -1)], -1)))
+        return torch.cat([rows, xt.expand(s, -1, -1, -1)], -1)

@@ -7,11 +7,10 @@ from torch import Tensor
 
 from npexp.batch import count
 from npexp.layers.embedding import PointEmbedding
-from npexp.layers.mlp import mlp
-from npexp.likelihoods import Gaussian, Likelihood, Predictive
+from npexp.likelihoods import Likelihood, Predictive
 from npexp.mixers.base import Tokens
 from npexp.mixers.stack import Stack
-from npexp.models.base import NeuralProcess, Points
+from npexp.models.base import NeuralProcess, Points, State
 from npexp.ops.order import canonical_order, curve_key, target_rank
 
 
@@ -61,8 +60,7 @@ class TransformerNP(NeuralProcess):
     ):
         super().__init__(dx, dy)
         self.embedding, self.stack = embedding, stack
-        self.likelihood = likelihood or Gaussian(min_stddev=0.01)
-        self.head = mlp(dz, dim_head, self.likelihood.num_features(dy), 2)
+        self._use_head(likelihood, dz, dim_head, 2)
         self.sort = sort or stack.mixer.needs_order
         exact = stack.updatable and not self.sort
         self.update_rule = "exact" if exact else "recompute"
@@ -88,10 +86,11 @@ class TransformerNP(NeuralProcess):
         old = self._context(points)
         return summary._replace(layers=self.stack.retract(summary.layers, old), n=summary.n - old.n)
 
-    def _predict(self, summary: TransformerSummary, xt: Tensor) -> Predictive:
+    def _predict(self, state: State, xt: Tensor, mask_t: Tensor | None) -> Predictive:
+        summary: TransformerSummary = state.summary
         rank = None if summary.keys is None else target_rank(summary.keys, curve_key(xt), summary.n)
         targets = Tokens(self.embedding.target(xt), xt, None, summary.n, rank)
-        return self.likelihood(self.head(self.stack.read(targets, summary.layers)))
+        return self.head(self.stack.read(targets, summary.layers), mask_t)
 
     def _context(self, points: Points) -> Tokens:
         h = self.embedding.context(points.x, points.y)

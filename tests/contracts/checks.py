@@ -67,22 +67,37 @@ def depends_on_context(model: NeuralProcess) -> None:
 
 
 def permutation_invariant(model: NeuralProcess, exact: bool = False) -> None:
-    """The order of context points does not matter; `exact` means bit for bit."""
+    """The order of context points does not matter; `exact` means bit for bit. Where it matters, the traits say so."""
     t = tasks()
     order = torch.randperm(t.xc.shape[1], generator=torch.Generator().manual_seed(1))
     a, b = model(t.xc, t.yc, t.xt), model(t.xc[:, order], t.yc[:, order], t.xt)
-    same(a, b, **({"rtol": 0, "atol": 0} if exact else {}))
+    if model.traits["permutation_invariant"]:
+        same(a, b, **({"rtol": 0, "atol": 0} if exact else {}))
+    else:
+        assert differ(a, b)
 
 
 def targets_do_not_interact(model: NeuralProcess) -> None:
-    """Targets predicted alone, reordered or together."""
+    """Targets predicted alone, reordered or together; where targets see each other, the traits say so."""
     t = tasks()
     state = model.encode(t.xc, t.yc)
     together = model.predict(state, t.xt)
-    alone = [model.predict(state, t.xt[:, i : i + 1]) for i in range(t.xt.shape[1])]
-    torch.testing.assert_close(together.mean, torch.cat([p.mean for p in alone], 1), **CLOSE)
-    torch.testing.assert_close(together.stddev, torch.cat([p.stddev for p in alone], 1), **CLOSE)
     torch.testing.assert_close(together.mean.flip(1), model.predict(state, t.xt.flip(1)).mean, **CLOSE)
+    alone = [model.predict(state, t.xt[:, i : i + 1]) for i in range(t.xt.shape[1])]
+    means, stddevs = (torch.cat(moment, 1) for moment in zip(*((p.mean, p.stddev) for p in alone), strict=True))
+    if model.traits["consistent"]:
+        torch.testing.assert_close(together.mean, means, **CLOSE)
+        torch.testing.assert_close(together.stddev, stddevs, **CLOSE)
+    else:
+        assert ((together.mean - means).abs() + (together.stddev - stddevs).abs()).max() > 1e-6
+
+
+def translation_equivariant(model: NeuralProcess) -> None:
+    """Moving all inputs by the same vector changes nothing exactly where the traits say so."""
+    t = tasks()
+    step = torch.tensor([0.7, -0.3], dtype=torch.float64)
+    a, b = model(t.xc, t.yc, t.xt), model(t.xc + step, t.yc, t.xt + step)
+    assert differ(a, b) != model.traits["translation_equivariant"]
 
 
 def tasks_do_not_interact(model: NeuralProcess) -> None:
@@ -106,9 +121,16 @@ def padding_is_inert(model: NeuralProcess) -> None:
         one = model(t.xc[i : i + 1, :n], t.yc[i : i + 1, :n], t.xt[i : i + 1])
         torch.testing.assert_close(padded.mean[i : i + 1], one.mean, **CLOSE)
         torch.testing.assert_close(padded.stddev[i : i + 1], one.stddev, **CLOSE)
-    mask_t = torch.arange(5) < torch.tensor([5, 2, 1])[:, None]
-    yt = torch.where(mask_t[..., None], t.yt, torch.full_like(t.yt, torch.nan))
-    loss = -padded.joint_log_prob(yt, mask_t).sum()
+    few = torch.tensor([5, 2, 1])
+    mask_t = torch.arange(5) < few[:, None]
+    xt, yt = (torch.where(mask_t[..., None], v, torch.full_like(v, torch.nan)) for v in (t.xt, t.yt))
+    padded = model(xc, yc, xt, mask, mask_t)
+    scores = padded.joint_log_prob(yt, mask_t)
+    for i, n in enumerate(few):
+        state = model.encode(t.xc[i : i + 1], t.yc[i : i + 1], mask[i : i + 1])
+        one = model.predict(state, t.xt[i : i + 1, :n]).joint_log_prob(t.yt[i : i + 1, :n])
+        torch.testing.assert_close(scores[i : i + 1], one, **CLOSE)
+    loss = -scores.sum()
     assert loss.isfinite()
     model.zero_grad()
     loss.backward()
@@ -230,6 +252,7 @@ ALWAYS = [
     depends_on_context,
     permutation_invariant,
     targets_do_not_interact,
+    translation_equivariant,
     tasks_do_not_interact,
     padding_is_inert,
     small_contexts_work,

@@ -47,7 +47,7 @@ def test_extend_where_it_is_not_exact(mixer):
         with pytest.raises(UnsupportedError, match="re-encode"):
             model._extend(old.summary, new)
     else:
-        wrong = model._predict(model._extend(old.summary, new), t.xt)
+        wrong = model.predict(old._replace(summary=model._extend(old.summary, new)), t.xt)
         assert checks.differ(wrong, model(t.xc, t.yc, t.xt))
 
 
