@@ -30,6 +30,10 @@ class DivergenceError(NPError, ArithmeticError):
     """Training has left the numbers: the loss is NaN or infinite."""
 
 
+class PrecisionError(NPError, ArithmeticError):
+    """A result of which rounding would leave too few correct digits."""
+
+
 class UnsupportedError(NPError, NotImplementedError):
     """The model or mixer cannot do what was asked; the message names one that can."""
 

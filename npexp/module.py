@@ -9,11 +9,10 @@ from torch import nn
 
 from npexp.batch import TaskBatch
 from npexp.errors import ConfigError, DivergenceError, at_least
-from npexp.likelihoods.base import Predictive
+from npexp.likelihoods import Decoding, Predictive
 from npexp.metrics import Evaluation
 from npexp.models.base import NeuralProcess
-from npexp.models.latent import LatentNeuralProcess
-from npexp.objectives import OBJECTIVES
+from npexp.objectives import OBJECTIVES, refusal
 
 
 class NPModule(LightningModule):
@@ -21,9 +20,11 @@ class NPModule(LightningModule):
 
     Args:
         net: the model.
-        objective: "loglik"; for latent-variable models also "elbo" and "importance_weighted".
-        num_samples: draws of the latent per training step.
+        objective: "loglik"; for latent-variable models also "elbo" and "importance_weighted", for bootstrapping ones
+            "bootstrap", for causal ones "sequence".
+        num_samples: draws of the latent, or bootstraps of the context, per training step.
         include_context: trains on context points as targets too, as the CNP and NP families are published.
+        decoding: how validation and test predict, e.g. target by target; None as the model does by itself.
         optimizer: makes the optimiser from the parameters.
         lr_scheduler: makes the schedule from the optimiser; stepped once per training step.
 
@@ -31,24 +32,22 @@ class NPModule(LightningModule):
         test_results: after testing, metric name to value, e.g. "test/loglik_joint" and "test/loglik_joint_sem".
 
     Raises:
-        ConfigError: an objective that needs a latent variable, for a model without one.
+        ConfigError: an objective for another kind of model.
     """
 
     def __init__(
         self,
         net: NeuralProcess,
-        objective: Literal["loglik", "elbo", "importance_weighted"] = "loglik",
+        objective: Literal["loglik", "elbo", "importance_weighted", "bootstrap", "sequence"] = "loglik",
         num_samples: int = 4,
         include_context: bool = False,
+        decoding: Decoding | None = None,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ):
         super().__init__()
-        if objective != "loglik" and not isinstance(net, LatentNeuralProcess):
-            raise ConfigError(
-                f"objective '{objective}' needs a latent-variable model such as NP or ANP, got {type(net).__name__}: "
-                "use objective 'loglik'"
-            )
+        if why := refusal(net, objective):
+            raise ConfigError(why)
         at_least("num_samples", num_samples, 1)
         # A checkpoint is plain data from which the model can be rebuilt: the command line hands its parsed settings
         # over by itself, `npexp.build` leaves the description of the model on it.
@@ -58,6 +57,7 @@ class NPModule(LightningModule):
             self.save_hyperparameters({"net": net.spec})
         self.net = net
         self.objective, self.num_samples, self.include_context = objective, num_samples, include_context
+        self.decoding = decoding
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.val_metrics = Evaluation(energy=False)
         self.test_metrics = nn.ModuleList()
@@ -65,6 +65,9 @@ class NPModule(LightningModule):
 
     def forward(self, batch: TaskBatch) -> Predictive:
         """Predicts a batch's targets from its context."""
+        if self.decoding is not None:
+            state = self.net.encode(batch.xc, batch.yc, batch.mask_c)
+            return self.net.chain(state, batch.xt, batch.mask_t, self.decoding)
         return self.net(batch.xc, batch.yc, batch.xt, batch.mask_c, batch.mask_t)
 
     def configure_optimizers(self) -> Any:

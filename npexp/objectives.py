@@ -5,6 +5,7 @@ Every objective is in nats per target and output channel, averaged over tasks, s
 latent variable sees every point once all the same.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,7 +15,10 @@ from torch.distributions import Normal, kl_divergence
 
 from npexp.batch import TaskBatch, real
 from npexp.errors import UnsupportedError
+from npexp.likelihoods.base import Factorised, hide_padding
 from npexp.models.base import NeuralProcess, State
+from npexp.models.bootstrap import BootstrapNeuralProcess
+from npexp.models.inctnp import INCTNP
 from npexp.models.latent import LatentNeuralProcess
 
 
@@ -32,14 +36,17 @@ def loglik(net: NeuralProcess, batch: TaskBatch, num_samples: int, include_conte
     """Minus the joint log-likelihood of the targets given the context (Garnelo et al. 2018a).
 
     A latent-variable model is scored under `num_samples` fresh draws from its prior p(z | C), a biased but consistent
-    estimate of log p(yt | C) (Foong et al. 2020, arXiv 2007.01332).
+    estimate of log p(yt | C) (Foong et al. 2020, arXiv 2007.01332); a bootstrapping one under as many fresh bootstraps.
     """
-    state = net.encode(batch.xc, batch.yc, batch.mask_c)
+    if isinstance(net, BootstrapNeuralProcess):
+        state = net.bootstrap(batch.xc, batch.yc, batch.mask_c, num_samples)
+    else:
+        state = net.encode(batch.xc, batch.yc, batch.mask_c)
     batch = with_context(batch) if include_context else batch
     if isinstance(net, LatentNeuralProcess):
         pred = net.decode(state, net.distribution(state).rsample((num_samples,)), batch.xt, batch.mask_t)
     else:
-        pred = net.one_shot(state, batch.xt, batch.mask_t)
+        pred = net.training_law(state, batch.xt, batch.mask_t)
     score = _per_channel(pred.joint_log_prob(batch.yt, batch.mask_t), batch)
     return Loss(-score, {"loglik_joint": score.detach()})
 
@@ -74,7 +81,63 @@ def importance_weighted(net: NeuralProcess, batch: TaskBatch, num_samples: int, 
     return Loss(-total, parts)
 
 
-OBJECTIVES: dict[str, Objective] = {"loglik": loglik, "elbo": elbo, "importance_weighted": importance_weighted}
+def bootstrap(net: NeuralProcess, batch: TaskBatch, num_samples: int, include_context: bool = False) -> Loss:
+    """Minus the log-likelihoods of the base and of the mixture over bootstraps, summed (Lee et al. 2020).
+
+    The base must stay good, since residuals are measured under it. The mixture is that of each target alone, as
+    published: log mean_s p(y_i | s), which rewards good marginals and leaves the joint law to chance; `loglik` trains
+    the latter. Under a likelihood whose targets depend on each other a mixture is over whole sets in any case.
+    """
+    _check(net, "bootstrap")
+    state = net.bootstrap(batch.xc, batch.yc, batch.mask_c, num_samples)
+    batch = with_context(batch) if include_context else batch
+    base = _per_channel(net.base(state, batch.xt, batch.mask_t).joint_log_prob(batch.yt, batch.mask_t), batch)
+    pred = net.training_law(state, batch.xt, batch.mask_t)
+    if isinstance(pred.law, Factorised):
+        density = pred.law.log_density(hide_padding(batch.yt, pred.law.inside(), batch.mask_t)).sum(-1)
+        per_target = density.logsumexp(0) - math.log(num_samples)
+        per_task = per_target.where(real(batch.mask_t, batch.xt), 0.0).sum(-1)
+    else:
+        per_task = pred.joint_log_prob(batch.yt, batch.mask_t)
+    mixture = _per_channel(per_task, batch)
+    return Loss(-base - mixture, {"loglik_base": base.detach(), "loglik_bootstrap": mixture.detach()})
+
+
+def sequence(net: NeuralProcess, batch: TaskBatch, num_samples: int, include_context: bool = False) -> Loss:
+    """Minus log p(y_1, ..., y_n) of context and targets as one sequence: every prefix is a context, in one pass.
+
+    The training of incTNP-Seq (Mortimer et al. 2026, arXiv 2602.18955).
+    """
+    _check(net, "sequence")
+    batch = with_context(batch)
+    law = net.chain(net.encode(batch.xt[:, :0], batch.yt[:, :0]), batch.xt, batch.mask_t)
+    score = _per_channel(law.joint_log_prob(batch.yt, batch.mask_t), batch)
+    return Loss(-score, {"loglik_sequence": score.detach()})
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "loglik": loglik,
+    "elbo": elbo,
+    "importance_weighted": importance_weighted,
+    "bootstrap": bootstrap,
+    "sequence": sequence,
+}
+
+LATENT = (LatentNeuralProcess, "a latent-variable model such as NP or ANP")
+NEEDS = {
+    "elbo": LATENT,
+    "importance_weighted": LATENT,
+    "bootstrap": (BootstrapNeuralProcess, "a bootstrapping model such as BNP or BANP"),
+    "sequence": (INCTNP, "a causal model such as incTNP"),
+}
+
+
+def refusal(net: NeuralProcess, name: str) -> str | None:
+    """Why a model cannot be trained with an objective, and what to do about it; None where it can."""
+    kind, words = NEEDS.get(name, (NeuralProcess, ""))
+    if isinstance(net, kind):
+        return None
+    return f"objective '{name}' needs {words}, got {type(net).__name__}: use objective 'loglik'"
 
 
 def with_context(batch: TaskBatch) -> TaskBatch:
@@ -92,14 +155,15 @@ def with_context(batch: TaskBatch) -> TaskBatch:
 
 
 def _latents(net: NeuralProcess, batch: TaskBatch, name: str) -> tuple[State, Normal, Normal]:
-    if not isinstance(net, LatentNeuralProcess):
-        raise UnsupportedError(
-            f"objective '{name}' needs a latent-variable model such as NP or ANP, got {type(net).__name__}: "
-            "use objective 'loglik'"
-        )
+    _check(net, name)
     state = net.encode(batch.xc, batch.yc, batch.mask_c)
     everything = net.update(state, batch.xt, batch.yt, batch.mask_t)
     return state, net.distribution(state), net.distribution(everything)
+
+
+def _check(net: NeuralProcess, name: str) -> None:
+    if why := refusal(net, name):
+        raise UnsupportedError(why)
 
 
 def _per_channel(per_task: Tensor, batch: TaskBatch) -> Tensor:

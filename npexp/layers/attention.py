@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from npexp.errors import ConfigError, at_least
@@ -45,9 +46,18 @@ class Attention(nn.Module):
         return KeyValue(self._split(k), self._split(v), mask)
 
     def forward(
-        self, q: Float[Tensor, "b nq dz"], kv: KeyValue, bias: Float[Tensor, "#b h nq n"] | None = None
+        self,
+        q: Float[Tensor, "b nq dz"],
+        kv: KeyValue,
+        bias: Float[Tensor, "#b h nq n"] | None = None,
+        seen: Int[Tensor, "b nq"] | None = None,
     ) -> Float[Tensor, "b nq dz"]:
-        """Each query row reads the keys and values on its own, O(nq n dz); with a bias also O(nq n) memory."""
+        """Each query row reads the keys and values on its own, O(nq n dz); with a bias also O(nq n) memory.
+
+        With `seen`, row i reads the first `seen[i]` of them only.
+        """
+        if seen is not None:
+            kv = kv._replace(mask=_first(seen, kv))
         if bias is not None:  # a bias that learns would silently drop the fused kernel anyway
             return self.merge(self.part(q, kv, bias).out)
         return self.merge(attend(self._split(self.to_q(q)), kv.k, kv.v, kv.mask))
@@ -62,3 +72,9 @@ class Attention(nn.Module):
 
     def _split(self, h: Tensor) -> Tensor:
         return h.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+def _first(seen: Tensor, kv: KeyValue) -> Tensor:
+    """Which keys each row may read, `[b, nq, n]`."""
+    visible = torch.arange(kv.k.shape[2], device=seen.device) < seen[..., None]
+    return visible if kv.mask is None else visible & kv.mask[:, None]

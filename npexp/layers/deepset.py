@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from npexp.batch import count
 from npexp.layers.mlp import mlp
+from npexp.ops.precision import accumulate
 
 
 class Pool(NamedTuple):
@@ -47,7 +48,7 @@ class DeepSet(nn.Module):
         self.rho = mlp(dz, dz, dim_out, depth_rho)
 
     def pool(self, points: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"] | None = None) -> Pool:
-        """Sum of phi over real points, in float32 or better."""
+        """Sum of phi over real points, in float32 or better; see `accumulate`."""
         return pool_rows(self.phi(points), mask)
 
     def summary(self, pool: Pool) -> Float[Tensor, "b e"]:
@@ -60,4 +61,4 @@ def pool_rows(h: Float[Tensor, "b n dz"], mask: Bool[Tensor, "b n"] | None = Non
     h = h.to(torch.promote_types(h.dtype, torch.float32))
     if mask is not None:
         h = torch.where(mask[..., None], h, torch.zeros_like(h))
-    return Pool(h.sum(1), count(mask, h)[:, None])
+    return Pool(accumulate(h.sum(1)), count(mask, h)[:, None])

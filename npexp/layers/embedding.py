@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from npexp.errors import ConfigError
 from npexp.layers.mlp import FourierFeatures, mlp
 
 
@@ -19,6 +20,11 @@ class PointEmbedding(nn.Module):
         flag: with `shared`, a further input that is 1 at targets: without it a target and a context point with y = 0
             look alike.
         num_frequencies: learned Fourier features of x, 0 for none.
+        absolute: whether tokens carry x. False leaves it to the mixer to see where points are; targets then all come
+            in as one learned token, so that one network does for both.
+
+    Raises:
+        ConfigError: Fourier features of x in tokens that do not carry it.
     """
 
     def __init__(
@@ -30,18 +36,25 @@ class PointEmbedding(nn.Module):
         shared: bool = False,
         flag: bool = False,
         num_frequencies: int = 0,
+        absolute: bool = True,
     ):
         super().__init__()
-        self.dy, self.shared, self.flag = dy, shared, flag
+        if num_frequencies and not absolute:
+            raise ConfigError(
+                f"expected num_frequencies=0 where tokens do not carry x, got {num_frequencies}: set absolute=True"
+            )
+        self.dy, self.absolute = dy, absolute
+        shared = shared or not absolute
+        self.flag = shared and flag
         self.features = FourierFeatures(dx, num_frequencies)
-        dim_x = self.features.dim_out
-        self.embed_context = mlp(dim_x + dy + (shared and flag), dz, dz, depth)
+        dim_x = self.features.dim_out if absolute else 0
+        self.embed_context = mlp(dim_x + dy + self.flag, dz, dz, depth)
         self.embed_target = None if shared else mlp(dim_x, dz, dz, depth)
 
     def context(self, xc: Float[Tensor, "b nc dx"], yc: Float[Tensor, "b nc dy"]) -> Float[Tensor, "b nc dz"]:
         """Tokens of context points."""
-        parts = [self.features(xc), yc]
-        if self.shared and self.flag:
+        parts = [self.features(xc), yc] if self.absolute else [yc]
+        if self.flag:
             parts.append(torch.zeros_like(yc[..., :1]))
         return self.embed_context(torch.cat(parts, -1))
 
@@ -50,7 +63,8 @@ class PointEmbedding(nn.Module):
         x = self.features(xt)
         if self.embed_target is not None:
             return self.embed_target(x)
-        parts = [x, x.new_zeros(*x.shape[:2], self.dy)]
+        y = x.new_zeros(*x.shape[:2], self.dy)
+        parts = [x, y] if self.absolute else [y]
         if self.flag:
             parts.append(x.new_ones(*x.shape[:2], 1))
         return self.embed_context(torch.cat(parts, -1))

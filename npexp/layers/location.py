@@ -11,6 +11,17 @@ from npexp.errors import ConfigError
 from npexp.layers.mlp import mlp
 
 
+def spread(m: int, dx: int, reach: float) -> Float[Tensor, "m dx"]:
+    """m places that cover [-reach, reach]^dx evenly: a Sobol sequence, the same in every call.
+
+    Raises:
+        ConfigError: a reach that is not a positive number.
+    """
+    if not 0 < reach < math.inf:
+        raise ConfigError(f"expected location_range > 0, half the width of the inputs' range, got {reach}")
+    return reach * (2 * torch.quasirandom.SobolEngine(dx, scramble=True, seed=0).draw(m) - 1)
+
+
 class Locations(nn.Module):
     """Places of m latents, which draw each head's attention to nearby points.
 
@@ -24,11 +35,7 @@ class Locations(nn.Module):
 
     def __init__(self, m: int, dx: int, dz: int, num_heads: int, reach: float):
         super().__init__()
-        if not 0 < reach < math.inf:
-            raise ConfigError(f"expected location_range > 0, half the width of the inputs' range, got {reach}")
-        # a Sobol sequence covers the box evenly in any dimension
-        sobol = torch.quasirandom.SobolEngine(dx, scramble=True, seed=0)
-        self.x = nn.Parameter(reach * (2 * sobol.draw(m) - 1))
+        self.x = nn.Parameter(spread(m, dx, reach))
         # heads start with widths from the whole box down to the spacing of the places
         width = reach * torch.logspace(0, -1, num_heads)
         scale = 0.5 / width.square()

@@ -71,9 +71,8 @@ class Gaussian(Likelihood):
         self, min_stddev: float = 0.0, scale: Literal["softplus", "exp"] = "softplus", homoscedastic: bool = False
     ):
         super().__init__()
-        if not 0 <= min_stddev < 1:
-            raise ConfigError(f"expected 0 <= min_stddev < 1 (in units of y), got {min_stddev}: rescale y or lower it")
-        self.min_stddev, self.scale, self.homoscedastic = min_stddev, scale, homoscedastic
+        self.min_stddev, self.scale = check_floor("min_stddev", min_stddev), scale
+        self.homoscedastic = homoscedastic
 
     def num_features(self, dy: int) -> int:
         """Mean and raw scale of each output: 2 dy."""
@@ -101,6 +100,13 @@ class Constant(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """`[..., d]` to `[..., d + k]`."""
         return torch.cat([h, self.value.to(h.dtype).expand(*h.shape[:-1], -1)], -1)
+
+
+def check_floor(name: str, floor: float) -> float:
+    """Returns a floor in [0, 1), else raises `ConfigError`."""
+    if not 0 <= floor < 1:
+        raise ConfigError(f"expected 0 <= {name} < 1, got {floor}: rescale y or lower it")
+    return floor
 
 
 def positive(raw: Tensor, floor: float, scale: str = "softplus") -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from npexp.likelihoods.base import Predictive
 from npexp.likelihoods.gaussian import DiagonalGaussian
+from npexp.likelihoods.joint import JointGaussian
 from npexp.ops.normal import mean_absolute
 
 
@@ -67,7 +68,7 @@ class SetMixture(Predictive):
 
     def crps(self, y: Float[Tensor, "b nt dy"]) -> Float[Tensor, "b nt dy"]:
         """Of normal components, closed form E|Y - y| - E|Y - Y'|/2 (Grimit et al. 2006): time O(s^2), memory O(s)."""
-        if not isinstance(self.law, DiagonalGaussian):
+        if not isinstance(self.law, DiagonalGaussian | JointGaussian):
             return super().crps(y)
         means, stddevs = self.law.mean, self.law.stddev
         spread = torch.zeros_like(y)

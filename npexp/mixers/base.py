@@ -31,6 +31,7 @@ class Tokens(NamedTuple):
         n: real context points of the task these tokens refer to, `[b]`.
         pos: rank in the canonical order, `[b, n]`: 0 .. n-1 for context, half-integers for targets; None where the
             stack does not sort.
+        seen: how many slots of the context each row may read, `[b, n]`; None for all. Mixers with `causal` heed it.
     """
 
     h: Tensor
@@ -38,6 +39,7 @@ class Tokens(NamedTuple):
     mask: Tensor | None
     n: Tensor
     pos: Tensor | None = None
+    seen: Tensor | None = None
 
 
 class Site(NamedTuple):
@@ -69,6 +71,9 @@ class Mixer(nn.Module, ABC):
         update: "stack" if `extend` equals a new summary through any number of layers, because every layer reads the
             raw context; "layer" if it does so for one layer; "none" if the summary must be rebuilt.
         removable: whether `retract` undoes `extend`.
+        causal: whether `read` heeds `Tokens.seen`, so that points can be read in an order.
+        translation_equivariant: sees where points are, and only through differences of their inputs, so that a model
+            whose tokens carry no x does not depend on the origin.
         state: "constant" or "grows", with the context.
         contexts: wirings the mixer takes; "read" lets the context read the summary and move on to the next layer,
             "raw" gives every layer the embedded context. The first one is the default.
@@ -79,6 +84,8 @@ class Mixer(nn.Module, ABC):
     needs_order: bool = False
     update: Literal["stack", "layer", "none"] = "none"
     removable: bool = False
+    causal: bool = False
+    translation_equivariant: bool = False
     state: Literal["constant", "grows"] = "constant"
     contexts: tuple[str, ...] = ("read", "raw")
     cost: str = ""
@@ -91,8 +98,8 @@ class Mixer(nn.Module, ABC):
             "needs_order": cls.needs_order,
             "update": cls.update,
             "remove": "exact" if cls.removable else "none",
-            "causal": False,
-            "translation_equivariant": False,
+            "causal": cls.causal,
+            "translation_equivariant": cls.translation_equivariant,
             "constant_state": cls.state == "constant",
             "contexts": list(cls.contexts),
             "cost": cls.cost,

@@ -1,18 +1,23 @@
 """The constant-memory attention block: a latent bottleneck that can be updated exactly."""
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from npexp.errors import at_least
+from npexp.errors import PrecisionError, at_least
 from npexp.layers.attention import Attention
 from npexp.layers.blocks import CrossBlock, SelfBlock
 from npexp.layers.location import Locations
 from npexp.layers.mlp import FeedForward
 from npexp.mixers.base import Carry, Mixer, Site, Tokens, register
-from npexp.ops.attention import Part, merge_parts
+from npexp.ops.attention import Part, merge_parts, split_part
+from npexp.ops.precision import accumulate
+
+ROUNDING = 8  # error of a pool's mass, in units of the precision
+TOLERANCE = 1e-4  # largest rounding error of a pool, as a share of what it holds, that a removal may leave
 
 
 class CMABState(NamedTuple):
@@ -21,11 +26,14 @@ class CMABState(NamedTuple):
     Args:
         out: average of the context's values under each block latent, `[b, h, m, dh]`.
         lse: log-normaliser of that average, `[b, h, m]`.
+        noise: log of the variance that rounding has given to exp(lse), `[b, h, m]`. What was put in and taken out again
+            leaves its rounding error behind, however little of the rest there is.
         z: the latents passed on, `[b, m', dz]`; follows from the pool and from the block before.
     """
 
     out: Tensor
     lse: Tensor
+    noise: Tensor
     z: Tensor
 
 
@@ -52,6 +60,7 @@ class CMAB(Mixer):
     """
 
     update = "stack"
+    removable = True
     contexts = ("raw",)
     cost = "nc m + m^2 + nt m"
 
@@ -87,23 +96,47 @@ class CMAB(Mixer):
 
     def summarise(self, ctx: Tokens, carry: Carry = None) -> tuple[CMABState, Carry]:
         """Pools the context, then computes the latents from the pool."""
-        return self._finish(self._pool(ctx), carry)
+        return self._finish(*self._pool(ctx), carry)
 
     def extend(self, state: CMABState, new: Tokens, carry: Carry = None) -> tuple[CMABState, Carry]:
         """Merges the new points' pool into the old one; equal to pooling all at once."""
-        return self._finish(merge_parts(Part(state.out, state.lse), self._pool(new)), carry)
+        part, noise = self._pool(new)
+        whole = merge_parts(Part(state.out, state.lse), part)
+        noise = torch.logaddexp(torch.logaddexp(state.noise, noise), rounding(whole.lse, whole.lse.dtype))
+        return self._finish(whole, noise, carry)
+
+    def retract(self, state: CMABState, old: Tokens, carry: Carry = None) -> tuple[CMABState, Carry]:
+        """Takes the old points' pool out of the whole one.
+
+        Raises:
+            PrecisionError: what is left of some latent's pool drowns in the rounding errors of what was there.
+        """
+        part, noise = self._pool(old)
+        left = split_part(Part(state.out, state.lse), part)
+        noise = torch.logaddexp(torch.logaddexp(state.noise, noise), rounding(state.lse, state.lse.dtype))
+        lost = noise > 2 * (left.lse + math.log(TOLERANCE))
+        if bool(lost.any()):
+            raise PrecisionError(
+                f"the points to be removed held nearly all that {int(lost.sum())} of {lost.numel()} pools had seen; "
+                "rounding would spoil what is left there: encode the points that remain, or let npexp.Predictor "
+                "condition and remove, which does both in float64"
+            )
+        return self._finish(left, noise, carry)
 
     def read(self, q: Tokens, state: CMABState) -> Tensor:
         """Attention of each row over the latents."""
         bias = self.read_places.bias(q.x).mT if self.located else None
-        return self.attention(q.h, self.attention.project(self.norm(state.z)), bias)
+        return self.attention(q.h, self.attention.project(self.norm(state.z.to(self.norm.weight.dtype))), bias)
 
-    def _pool(self, ctx: Tokens) -> Part:
+    def _pool(self, ctx: Tokens) -> tuple[Part, Tensor]:
+        """The pool of some points, and its noise."""
         query = self.norm_pool(self._block_latents()).expand(ctx.h.shape[0], -1, -1)
         bias = self.pool_places.bias(ctx.x) if self.located else None
-        return self.pool.part(query, self.pool.project(ctx.h, ctx.mask), bias)
+        kv = self.pool.project(ctx.h, ctx.mask)
+        part = Part(*(accumulate(t) for t in self.pool.part(query, kv, bias)))
+        return part, rounding(part.lse, kv.k.dtype)
 
-    def _finish(self, part: Part, carry: Carry) -> tuple[CMABState, Carry]:
+    def _finish(self, part: Part, noise: Tensor, carry: Carry) -> tuple[CMABState, Carry]:
         y = self._block_latents() + self.pool.merge(part.out)
         if self.located:  # softplus: 0 for a latent that has seen nothing, close to the log-normaliser otherwise
             y = y + self.mass(softplus(part.lse).mT.to(y.dtype))
@@ -114,7 +147,12 @@ class CMAB(Mixer):
             z = z + self.read_places.code()
             bias = self.read_places.bias(self.pool_places.x[None])
         z = self.carry_self(self.carry_cross(z, y, bias=bias))
-        return CMABState(part.out, part.lse, z), z
+        return CMABState(part.out, part.lse, noise, z), z
 
     def _block_latents(self) -> Tensor:
         return self.block_latents + self.pool_places.code() if self.located else self.block_latents
+
+
+def rounding(lse: Tensor, dtype: torch.dtype) -> Tensor:
+    """Log of the variance that computing in this dtype gives to a pool's mass."""
+    return 2 * (lse.detach() + math.log(ROUNDING * torch.finfo(dtype).eps))

@@ -20,6 +20,7 @@ class Dense(Mixer):
     """
 
     update = "layer"
+    causal = True
     state = "grows"
     cost = "nc^2 + nc nt"
 
@@ -33,7 +34,7 @@ class Dense(Mixer):
 
     def read(self, q: Tokens, state: KeyValue) -> Tensor:
         """Attention of each row over all points."""
-        return self.attention(q.h, state)
+        return self.attention(q.h, state, seen=q.seen)
 
     def extend(self, state: KeyValue, new: Tokens, carry: Carry = None) -> tuple[KeyValue, Carry]:
         """Appends the new points' keys and values."""

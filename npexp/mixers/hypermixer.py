@@ -9,6 +9,7 @@ from torch.nn.functional import gelu
 from npexp.errors import ConfigError, at_least
 from npexp.layers.mlp import mlp
 from npexp.mixers.base import Carry, Mixer, Site, Tokens, register
+from npexp.ops.precision import accumulate
 
 
 class HyperState(NamedTuple):
@@ -50,13 +51,14 @@ class HyperMixer(Mixer):
             w = self._split(w)
             if ctx.mask is not None:
                 w = torch.where(ctx.mask[:, None, :, None], w, torch.zeros_like(w))
-            return HyperState(w.mT @ self._split(ctx.h), ctx.n), carry
+            return HyperState(accumulate(w.mT @ self._split(ctx.h)), ctx.n), carry
 
     def read(self, q: Tokens, state: HyperState) -> Tensor:
         """Each row through the network that it and the context generate."""
         scale = state.n.clamp_min(1).to(state.s.dtype).rsqrt()
-        hidden = gelu(state.s * scale[:, None, None, None])
-        read = (self._split(self.w2(q.h)) @ hidden).transpose(1, 2).flatten(2)
+        w = self._split(self.w2(q.h))
+        hidden = gelu(state.s * scale[:, None, None, None]).to(w.dtype)
+        read = (w @ hidden).transpose(1, 2).flatten(2)
         return self.norm(read.to(self.norm.weight.dtype))
 
     def extend(self, state: HyperState, new: Tokens, carry: Carry = None) -> tuple[HyperState, Carry]:

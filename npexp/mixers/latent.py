@@ -18,10 +18,10 @@ class LatentState(NamedTuple):
 
 
 class _Latent(Mixer):
-    """Carried latents: Z <- MAB(Z, C) at each layer, optionally followed by Z <- SAB(Z).
+    """Latents that read the context: Z <- MAB(Z, C), optionally followed by Z <- SAB(Z).
 
-    Time O(nc m + nt m + m^2) per layer, state O(m). Not updatable: from the second layer on, the query (the latents)
-    depends on the data.
+    Carried ones go on to the next layer, others start afresh there. Time O(nc m + nt m + m^2) per layer, state O(m).
+    Not updatable: queries (carried latents) or keys (a context that moves on) depend on the data; see "cmab".
 
     Args:
         site: where in the model it sits.
@@ -30,6 +30,7 @@ class _Latent(Mixer):
         init_stddev: standard deviation of the initial latents.
     """
 
+    carried: bool
     tower: bool
 
     def __init__(
@@ -41,7 +42,8 @@ class _Latent(Mixer):
     ):
         super().__init__()
         at_least("num_latents", num_latents, 1)
-        self.latents = nn.Parameter(init_stddev * torch.randn(num_latents, site.dz)) if site.layer == 0 else None
+        own = site.layer == 0 or not self.carried
+        self.latents = nn.Parameter(init_stddev * torch.randn(num_latents, site.dz)) if own else None
         self.pool = CrossBlock(site.dz, site.num_heads, dim_feedforward, norm_keys=False)
         self.self_block = SelfBlock(site.dz, site.num_heads, dim_feedforward) if self.tower else None
         self.norm = nn.LayerNorm(site.dz)
@@ -49,7 +51,7 @@ class _Latent(Mixer):
 
     def summarise(self, ctx: Tokens, carry: Carry = None) -> tuple[LatentState, Carry]:
         """Latents that have read the context."""
-        z = self.latents.expand(ctx.h.shape[0], -1, -1) if carry is None else carry
+        z = carry if self.latents is None else self.latents.expand(ctx.h.shape[0], -1, -1)
         z = self.pool(z, ctx.h, ctx.mask)
         if self.self_block is not None:
             z = self.self_block(z)
@@ -69,7 +71,19 @@ class IST(_Latent):
     nc; neither can be updated.
     """
 
-    tower = False
+    carried, tower = True, False
+    cost = "nc m + nt m"
+
+
+@register("isab")
+class ISAB(_Latent):
+    """Induced set attention (Lee et al. 2019, arXiv 1810.00825): Z = MAB(I, C), then C and the targets read Z.
+
+    Latents I are learned anew for every layer, where "ist" carries one set of them on: what a layer has gathered
+    reaches the next through the context alone. "ist" is the better choice unless layers should forget.
+    """
+
+    carried, tower = False, False
     cost = "nc m + nt m"
 
 
@@ -81,6 +95,6 @@ class Perceiver(_Latent):
     never updated, which makes it cheaper than "ist" on long contexts.
     """
 
-    tower = True
+    carried, tower = True, True
     contexts = ("raw",)
     cost = "nc m + m^2 + nt m"

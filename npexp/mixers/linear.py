@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import elu
 
 from npexp.mixers.base import Carry, Mixer, Site, Tokens, register
+from npexp.ops.precision import accumulate
 
 
 class LinearState(NamedTuple):
@@ -45,13 +46,13 @@ class Linear(Mixer):
             k = elu(self._split(k)) + 1
             if ctx.mask is not None:  # masking v alone would leave padded points in the normaliser
                 k = torch.where(ctx.mask[:, None, :, None], k, torch.zeros_like(k))
-            return LinearState(k.mT @ self._split(v), k.sum(2)), carry
+            return LinearState(accumulate(k.mT @ self._split(v)), accumulate(k.sum(2))), carry
 
     def read(self, q: Tokens, state: LinearState) -> Tensor:
         """Each row's weighted average of values; 0 from an empty context."""
         phi = elu(self._split(self.to_q(q.h))) + 1
-        norm = (phi * state.z[:, :, None]).sum(-1, keepdim=True).clamp_min(1e-6)
-        read = ((phi @ state.s) / norm).transpose(1, 2).flatten(2)
+        norm = (phi * state.z.to(phi.dtype)[:, :, None]).sum(-1, keepdim=True).clamp_min(1e-6)
+        read = ((phi @ state.s.to(phi.dtype)) / norm).transpose(1, 2).flatten(2)
         return self.to_out(read.to(self.to_out.weight.dtype))
 
     def extend(self, state: LinearState, new: Tokens, carry: Carry = None) -> tuple[LinearState, Carry]:

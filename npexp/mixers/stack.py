@@ -66,6 +66,8 @@ class Stack(nn.Module):
             which summarise the context with weights of their own.
         activation: of the feed-forward networks: "relu", "gelu" or "geglu".
         norm_first: pre-norm with a final layer norm (True), or post-norm.
+        causal: with `context="read"`, context tokens come with `Tokens.seen` set, so that old ones never change and
+            `extend` is exact through all layers.
 
     Raises:
         UnknownNameError: no such mixer.
@@ -85,6 +87,7 @@ class Stack(nn.Module):
         tie_read: bool = True,
         activation: Activation = "geglu",
         norm_first: bool = True,
+        causal: bool = False,
     ):
         super().__init__()
         sizes = {"dz": dz, "num_heads": num_heads, "num_layers": num_layers, "dim_feedforward": dim_feedforward}
@@ -99,6 +102,9 @@ class Stack(nn.Module):
         self.raw = (context or allowed[0]) == "raw"
         if context is not None and context not in allowed:
             raise ConfigError(f"mixer '{mixer}' takes context={' or '.join(allowed)}, got '{context}'")
+        if causal and not (find_mixer(mixer)[0].causal and tie_read and not self.raw):
+            raise ConfigError(f"mixer '{mixer}' cannot read its context in an order here: use 'dense', context 'read'")
+        self.causal = causal
         separate = self.raw or not tie_read
         self.blocks = nn.ModuleList(block(i, norm_context=separate and norm_first) for i in range(num_layers))
         # the context's own blocks, where it has any
@@ -116,12 +122,12 @@ class Stack(nn.Module):
     @property
     def updatable(self) -> bool:
         """Whether `extend` equals a new summary through all layers."""
-        return self.mixer.update != "none" and (self.raw or len(self.blocks) == 1)
+        return self.mixer.update != "none" and (self.raw or self.causal or len(self.blocks) == 1)
 
     @property
     def removable(self) -> bool:
         """Whether `retract` undoes `extend` through all layers."""
-        return self.updatable and self.mixer.removable
+        return self.updatable and self.mixer.removable and not self.causal
 
     def summarise(self, ctx: Tokens) -> tuple[State, ...]:
         """One state per layer."""
@@ -140,12 +146,18 @@ class Stack(nn.Module):
         return tuple(states)
 
     def extend(self, states: tuple[State, ...], new: Tokens) -> tuple[State, ...]:
-        """States of old and new context together; only where `updatable`."""
+        """States of old and new context together; equal to a new summary only where `updatable`.
+
+        Tokens with `seen` set read as they go, which leaves the old ones alone: what a causal context and the realised
+        targets of an autoregressive model need.
+        """
         carry: Carry = None
         extended = []
-        for block, state in zip(self.blocks, states, strict=True):
+        for i, (block, state) in enumerate(zip(self.blocks, states, strict=True)):
             state, carry = block.mixer.extend(state, block.context(new), carry)
             extended.append(state)
+            if new.seen is not None and i < len(self.blocks) - 1:
+                new = block.read(new, state)
         return tuple(extended)
 
     def retract(self, states: tuple[State, ...], old: Tokens) -> tuple[State, ...]:

@@ -1,14 +1,45 @@
 """Neural process variants, one file each; every YAML under `conf/model` names one of them with its settings."""
 
 from npexp.models.anp import ANP
+from npexp.models.banp import BANP
 from npexp.models.base import NeuralProcess
+from npexp.models.bnp import BNP
+from npexp.models.bootstrap import BootstrapNeuralProcess
+from npexp.models.canp import CANP
 from npexp.models.cmanp import CMANP
 from npexp.models.cnp import CNP
 from npexp.models.eqtnp import EQTNP
+from npexp.models.inctnp import INCTNP
+from npexp.models.isanp import ISANP
 from npexp.models.ist import IST
 from npexp.models.latent import LatentNeuralProcess
 from npexp.models.lbanp import LBANP
 from npexp.models.np import NP
+from npexp.models.set_transformer import SetTransformer
+from npexp.models.tetnp import TETNP
 from npexp.models.tnp import TNP
+from npexp.models.tnpa import TNPA
+from npexp.models.tnpkr import TNPKR
 
-__all__ = ["ANP", "CMANP", "CNP", "EQTNP", "IST", "LBANP", "NP", "TNP", "LatentNeuralProcess", "NeuralProcess"]
+__all__ = [
+    "ANP",
+    "BANP",
+    "BNP",
+    "CANP",
+    "CMANP",
+    "CNP",
+    "EQTNP",
+    "INCTNP",
+    "ISANP",
+    "IST",
+    "LBANP",
+    "NP",
+    "TETNP",
+    "TNP",
+    "TNPA",
+    "TNPKR",
+    "BootstrapNeuralProcess",
+    "LatentNeuralProcess",
+    "NeuralProcess",
+    "SetTransformer",
+]

@@ -3,13 +3,12 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Normal
 
 from npexp.layers.attention import KeyValue
-from npexp.layers.blocks import PostNormMAB
-from npexp.layers.deepset import Pool, pool_rows
-from npexp.layers.mlp import mlp
+from npexp.layers.attentive import AttentivePath, PooledPath
+from npexp.layers.deepset import Pool
 from npexp.likelihoods import Likelihood
 from npexp.models.base import Points
 from npexp.models.latent import LatentNeuralProcess, latent_normal
@@ -59,31 +58,18 @@ class ANP(LatentNeuralProcess):
         likelihood: Likelihood | None = None,
     ):
         super().__init__(dx, dy, dim_latent, num_samples)
-        self.embed_value = mlp(dx + dy, dz, dz, depth_value)
-        self.mix_value = PostNormMAB(dz, num_heads)
-        self.embed_key = mlp(dx, dz, dz, depth_key)
-        self.cross = PostNormMAB(dz, num_heads)
-        self.embed_latent = nn.Sequential(mlp(dx + dy, dz, dz, depth_value), nn.ReLU())
-        self.mix_latent = PostNormMAB(dz, num_heads)
-        self.rho = mlp(dz, dz, 2 * dim_latent, depth_rho)
+        self.attentive = AttentivePath(dx, dy, dz, num_heads, depth_value, depth_key)
+        self.pooled = PooledPath(dx, dy, dz, 2 * dim_latent, num_heads, depth_value, depth_rho)
         self._use_head(likelihood, dz + dim_latent + dx, dz, depth_decoder)
 
     def _encode(self, points: Points) -> ANPSummary:
-        xy = torch.cat([points.x, points.y], -1)
-        value = self._mix(self.mix_value, self.embed_value(xy), points)
-        latent = self._mix(self.mix_latent, self.embed_latent(xy), points)
-        memory = self.cross.project(self.embed_key(points.x), value, points.mask)
-        return ANPSummary(memory, pool_rows(latent, points.mask))
+        return ANPSummary(self.attentive(*points), self.pooled(*points))
 
     def _latent(self, summary: ANPSummary) -> Normal:
-        return latent_normal(self.rho(summary.latent.mean.to(next(self.rho.parameters()).dtype)))
+        return latent_normal(self.pooled.summary(summary.latent))
 
     def _decode(self, summary: ANPSummary, z: Tensor, xt: Tensor) -> Tensor:
         s, nt = z.shape[0], xt.shape[1]
-        r = self.cross(self.embed_key(xt), summary.memory)  # [b, nt, dz], whatever z
+        r = self.attentive.read(summary.memory, xt)  # [b, nt, dz], whatever z
         rows = [r.expand(s, -1, -1, -1), z[:, :, None].expand(-1, -1, nt, -1), xt.expand(s, -1, -1, -1)]
         return torch.cat(rows, -1)
-
-    @staticmethod
-    def _mix(block: PostNormMAB, h: Tensor, points: Points) -> Tensor:
-        return block(h, block.project(h, h, points.mask))

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from npexp.batch import check_points, count, real
 from npexp.errors import DataError, ShapeError, UnsupportedError, at_least
-from npexp.likelihoods import Gaussian, Likelihood, Predictive
+from npexp.likelihoods import Autoregressive, Decoding, Gaussian, Likelihood, Predictive, Verbs
+from npexp.ops.tree import tree_map
 
 
 class Points(NamedTuple):
@@ -51,6 +52,8 @@ class NeuralProcess(nn.Module, ABC):
 
     Attributes:
         spec: the description this model was built from, plain data, where `npexp.build` made it.
+        decoding: None predicts in one step, jointly as far as the likelihood is joint. A `Decoding` makes `predict`
+            autoregressive over points or blocks, which turns any model into a joint one; training is not affected.
         chunk_size: without gradients, a model with exact updates conditions on this many points at a time, so that
             memory does not grow with the context.
     """
@@ -66,6 +69,7 @@ class NeuralProcess(nn.Module, ABC):
     constant_state: bool = False
     cost: str = ""
     spec: dict[str, Any] | None = None
+    decoding: Decoding | None = None
 
     def __init__(self, dx: int, dy: int):
         super().__init__()
@@ -77,7 +81,7 @@ class NeuralProcess(nn.Module, ABC):
         """What holds for this model; the contract suite proves each entry."""
         return {
             "permutation_invariant": self.permutation_invariant,
-            "joint": self.joint,
+            "joint": self.joint or self.decoding is not None,
             "consistent": self.consistent,
             "latent": self.latent,
             "update": self.update_rule,
@@ -139,7 +143,7 @@ class NeuralProcess(nn.Module, ABC):
             for chunk in self._chunks(points):
                 summary = self._extend(summary, chunk)
             return State(summary, n, None)
-        together = _join(state.context, points)
+        together = join(state.context, points)
         return State(self._encode(together), n, together)
 
     def remove(
@@ -151,9 +155,12 @@ class NeuralProcess(nn.Module, ABC):
     ) -> State:
         """A state that has not seen these points, which must have been among its context: O(n).
 
+        A task of which nothing is left is as if it had never seen anything, exactly.
+
         Raises:
             UnsupportedError: where `traits["remove"]` is "none".
             DataError: more points than the state has seen.
+            PrecisionError: so much of what a softmax had seen goes that rounding would spoil what is left.
         """
         if self.remove_rule != "exact":
             raise UnsupportedError(
@@ -164,7 +171,14 @@ class NeuralProcess(nn.Module, ABC):
         n = state.n - count(points.mask, points.x)
         if bool((n < 0).any()):
             raise DataError(f"cannot remove more points than were seen: {state.n.tolist()} per task")
-        return State(self._retract(state.summary, points), n, None)
+        empty = n == 0
+        if not bool(empty.any()):
+            return State(self._retract(state.summary, points), n, None)
+        # subtracting everything would leave rounding errors where nothing should be
+        some = self._retract(state.summary, self._points(x, y, real(points.mask, x) & ~empty[:, None], state))
+        none = self._encode(self._points(x[:, :0], y[:, :0], None))
+        choose = lambda a, b: torch.where(empty.view(-1, *[1] * (a.ndim - 1)), a, b)  # noqa: E731
+        return State(tree_map(choose, none, some), n, None)
 
     def predict(
         self, state: State, xt: Float[Tensor, "b nt dx"], mask_t: Bool[Tensor, "b nt"] | None = None
@@ -177,20 +191,25 @@ class NeuralProcess(nn.Module, ABC):
             mask_t: real targets. Only models whose `traits["consistent"]` is False need it: there, targets see each
                 other.
         """
-        if not isinstance(xt, Tensor) or xt.ndim != 3 or xt.shape[-1] != self.dx:
-            raise ShapeError(f"expected xt [b, nt, {self.dx}], got {list(getattr(xt, 'shape', ()))}")
-        if mask_t is not None and (mask_t.dtype != torch.bool or mask_t.shape != xt.shape[:2]):
-            raise ShapeError(f"expected a boolean mask_t {list(xt.shape[:2])}, got {mask_t.dtype} {list(mask_t.shape)}")
-        _check_tasks(state, xt)
-        if mask_t is not None:  # from here on padding is zero, whatever it was
-            xt = torch.where(mask_t[..., None], xt, torch.zeros_like(xt))
-        return self._predict(state, xt, mask_t)
+        if self.decoding is not None:
+            return self.chain(state, xt, mask_t, self.decoding)
+        return self._predict(state, self._targets(state, xt, mask_t), mask_t)
 
-    def one_shot(
+    def chain(
+        self,
+        state: State,
+        xt: Float[Tensor, "b nt dx"],
+        mask_t: Bool[Tensor, "b nt"] | None = None,
+        decoding: Decoding | None = None,
+    ) -> Autoregressive:
+        """The law of the targets decoded one after the other, see `Autoregressive`; None is the plain chain rule."""
+        return Autoregressive(self._verbs(), state, self._targets(state, xt, mask_t), mask_t, decoding or Decoding())
+
+    def training_law(
         self, state: State, xt: Float[Tensor, "b nt dx"], mask_t: Bool[Tensor, "b nt"] | None = None
     ) -> Predictive:
-        """The law that training scores: `predict`, except in models that decode in several steps but learn in one."""
-        return self.predict(state, xt, mask_t)
+        """The law whose joint log-likelihood is the objective: the prediction in one step, unless a variant differs."""
+        return self._predict(state, self._targets(state, xt, mask_t), mask_t)
 
     def forward(
         self,
@@ -211,6 +230,10 @@ class NeuralProcess(nn.Module, ABC):
     def _predict(self, state: State, xt: Tensor, mask_t: Tensor | None) -> Predictive:
         """Distribution at the targets."""
 
+    def _verbs(self) -> Verbs:
+        """What the chain rule needs of this model."""
+        return Verbs(self.dy, self._predict, self.update)
+
     def _extend(self, summary: Any, points: Points) -> Any:
         raise UnsupportedError(f"{type(self).__name__} has no exact update")
 
@@ -224,6 +247,15 @@ class NeuralProcess(nn.Module, ABC):
         size = max(n, 1) if torch.is_grad_enabled() else self.chunk_size
         starts = range(0, n, size) if n else [0]
         return [Points(*(None if p is None else p[:, i : i + size] for p in points)) for i in starts]
+
+    def _targets(self, state: State, xt: Tensor, mask_t: Tensor | None) -> Tensor:
+        """xt, checked, with zeros in padded slots."""
+        if not isinstance(xt, Tensor) or xt.ndim != 3 or xt.shape[-1] != self.dx:
+            raise ShapeError(f"expected xt [b, nt, {self.dx}], got {list(getattr(xt, 'shape', ()))}")
+        if mask_t is not None and (mask_t.dtype != torch.bool or mask_t.shape != xt.shape[:2]):
+            raise ShapeError(f"expected a boolean mask_t {list(xt.shape[:2])}, got {mask_t.dtype} {list(mask_t.shape)}")
+        _check_tasks(state, xt)
+        return xt if mask_t is None else torch.where(mask_t[..., None], xt, torch.zeros_like(xt))
 
     def _points(self, x: Tensor, y: Tensor, mask: Tensor | None, state: State | None = None) -> Points:
         check_points("context", x, y, mask)
@@ -247,7 +279,7 @@ def _check_tasks(state: State, x: Tensor) -> None:
         raise ShapeError(f"the state holds {len(state.n)} tasks, got points of {len(x)}: give every task its points")
 
 
-def _join(a: Points, b: Points) -> Points:
+def join(a: Points, b: Points) -> Points:
     mask = None
     if a.mask is not None or b.mask is not None:
         mask = torch.cat([real(p.mask, p.x) for p in (a, b)], 1)

@@ -1,7 +1,7 @@
 """Constant-memory attentive neural process."""
 
 from npexp.layers.embedding import PointEmbedding
-from npexp.likelihoods import Likelihood
+from npexp.likelihoods import Decoding, Likelihood
 from npexp.mixers.stack import Stack
 from npexp.models.transformer import TransformerNP
 
@@ -30,6 +30,8 @@ class CMANP(TransformerNP):
         num_frequencies: learned Fourier features of x.
         dim_head: hidden width of the network in front of the likelihood.
         sort: canonical order at the entry.
+        block_size: decodes that many targets at a time, each block taken in by `update` before the next: CMANP-AND,
+            meant for a joint likelihood. None predicts all targets at once.
         likelihood: the head; None is a Gaussian with floor 0.01.
     """
 
@@ -49,6 +51,7 @@ class CMANP(TransformerNP):
         num_frequencies: int = 0,
         dim_head: int = 128,
         sort: bool = False,
+        block_size: int | None = None,
         likelihood: Likelihood | None = None,
     ):
         latents = {
@@ -68,3 +71,4 @@ class CMANP(TransformerNP):
             likelihood,
             sort,
         )
+        self.decoding = None if block_size is None else Decoding(block_size)

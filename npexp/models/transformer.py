@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from npexp.batch import count
+from npexp.errors import ConfigError
 from npexp.layers.embedding import PointEmbedding
 from npexp.likelihoods import Likelihood, Predictive
 from npexp.mixers.base import Tokens
@@ -21,11 +22,13 @@ class TransformerSummary(NamedTuple):
         layers: one mixer state per layer.
         n: real context points, `[b]`.
         keys: sorted curve keys of the context, `[b, nc]`, where the mixer needs an order, else None.
+        realised: decoded targets that stand behind the context in the layers, in autoregressive models, else None.
     """
 
     layers: tuple[Any, ...]
     n: Tensor
     keys: Tensor | None
+    realised: Points | None = None
 
 
 class TransformerNP(NeuralProcess):
@@ -59,7 +62,13 @@ class TransformerNP(NeuralProcess):
         sort: bool,
     ):
         super().__init__(dx, dy)
+        if not (embedding.absolute or stack.mixer.translation_equivariant):
+            raise ConfigError(
+                f"tokens without x need a mixer that sees differences of inputs, {type(stack.mixer).__name__} does not: "
+                "take one whose traits say translation_equivariant, such as 'kernel' or 'te'"
+            )
         self.embedding, self.stack = embedding, stack
+        self.translation_equivariant = not embedding.absolute
         self._use_head(likelihood, dz, dim_head, 2)
         self.sort = sort or stack.mixer.needs_order
         exact = stack.updatable and not self.sort
@@ -79,7 +88,7 @@ class TransformerNP(NeuralProcess):
         return TransformerSummary(self.stack.summarise(tokens), tokens.n, keys)
 
     def _extend(self, summary: TransformerSummary, points: Points) -> TransformerSummary:
-        new = self._context(points)
+        new = self._context(points, summary)
         return summary._replace(layers=self.stack.extend(summary.layers, new), n=summary.n + new.n)
 
     def _retract(self, summary: TransformerSummary, points: Points) -> TransformerSummary:
@@ -92,12 +101,21 @@ class TransformerNP(NeuralProcess):
         targets = Tokens(self.embedding.target(xt), xt, None, summary.n, rank)
         return self.head(self.stack.read(targets, summary.layers), mask_t)
 
-    def _context(self, points: Points) -> Tokens:
+    def _context(self, points: Points, before: TransformerSummary | None = None) -> Tokens:
+        """Tokens of context points; a causal stack's read those in front of them, `before` included."""
         h = self.embedding.context(points.x, points.y)
         rank = torch.arange(h.shape[1], device=h.device).expand(h.shape[:2]) if self.sort else None
         if points.mask is not None:
             h = torch.where(points.mask[..., None], h, torch.zeros_like(h))
-        return Tokens(h, points.x, points.mask, count(points.mask, points.x), rank)
+        tokens = Tokens(h, points.x, points.mask, count(points.mask, points.x), rank)
+        if not self.stack.causal:
+            return tokens
+        return tokens._replace(seen=1 + slots(before) + torch.arange(h.shape[1], device=h.device).expand(h.shape[:2]))
+
+
+def slots(summary: TransformerSummary | None) -> int:
+    """Slots that a dense summary holds, padded ones included."""
+    return 0 if summary is None else summary.layers[0].k.shape[2]
 
 
 def _take(rows: Tensor, order: Tensor) -> Tensor:

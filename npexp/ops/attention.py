@@ -1,6 +1,7 @@
 """Softmax attention, whole and in mergeable parts.
 
-Masks are boolean over the keys, True = may be attended. An empty key set gives 0, never NaN.
+Masks are boolean over the keys, `[b, nk]` for all rows or `[b, nq, nk]` for each, True = may be attended. An empty key
+set gives 0, never NaN.
 """
 
 from typing import NamedTuple
@@ -15,24 +16,24 @@ def attend(
     q: Float[Tensor, "b h nq dh"],
     k: Float[Tensor, "b h nk dh"],
     v: Float[Tensor, "b h nk dh"],
-    mask: Bool[Tensor, "b nk"] | None = None,
+    mask: Bool[Tensor, "b *nq nk"] | None = None,
     scale: float | None = None,
 ) -> Float[Tensor, "b h nq dh"]:
     """Softmax attention through PyTorch's fused kernel: time O(nq nk), memory O(nq + nk).
 
-    The mask is broadcast, never materialised to `[b, h, nq, nk]`, and `q`, `k` and `v` share one head size: either
+    A mask `[b, nk]` is broadcast, never materialised to `[b, h, nq, nk]`, and `q`, `k` and `v` share one head size: either
     slip would silently select the quadratic-memory path.
     """
     if k.shape[2] == 0:  # zeros, but with a graph: distributed training wants a gradient for every parameter
         return attend_part(q, k, v).out.to(q.dtype)
-    return scaled_dot_product_attention(q, k, v, None if mask is None else mask[:, None, None, :], scale=scale)
+    return scaled_dot_product_attention(q, k, v, _per_head(mask), scale=scale)
 
 
 def attend_naive(
     q: Float[Tensor, "b h nq dh"],
     k: Float[Tensor, "b h nk dh"],
     v: Float[Tensor, "b h nk dh"],
-    mask: Bool[Tensor, "b nk"] | None = None,
+    mask: Bool[Tensor, "b *nq nk"] | None = None,
     scale: float | None = None,
 ) -> Float[Tensor, "b h nq dh"]:
     """Twin of `attend` that spells out the softmax."""
@@ -55,7 +56,7 @@ def attend_part(
     q: Float[Tensor, "b h nq dh"],
     k: Float[Tensor, "b h nk dh"],
     v: Float[Tensor, "b h nk dh"],
-    mask: Bool[Tensor, "b nk"] | None = None,
+    mask: Bool[Tensor, "b *nq nk"] | None = None,
     scale: float | None = None,
     bias: Float[Tensor, "#b h nq nk"] | None = None,
 ) -> Part:
@@ -69,7 +70,7 @@ def attend_part(
         if bias is not None:
             logits = logits + bias.to(dtype)
         if mask is not None:
-            logits = logits.masked_fill(~mask[:, None, None, :], -torch.inf)
+            logits = logits.masked_fill(~_per_head(mask), -torch.inf)
         lse = logits.new_full(logits.shape[:-1], -torch.inf) if logits.shape[-1] == 0 else logits.logsumexp(-1)
         # exp(-inf - -inf) is NaN: an empty row subtracts 0 instead, and its weights are exp(-inf) = 0
         weights = (logits - _finite(lse)[..., None]).exp()
@@ -85,6 +86,24 @@ def merge_parts(a: Part, b: Part) -> Part:
     lse = torch.logaddexp(a.lse, b.lse)
     shift = _finite(lse)
     return Part((a.lse - shift).exp()[..., None] * a.out + (b.lse - shift).exp()[..., None] * b.out, lse)
+
+
+def split_part(whole: Part, gone: Part) -> Part:
+    """Attention over the keys that are left when some are taken out; undoes `merge_parts`.
+
+    Rounding errors of both are magnified by the share of mass that is left, 1 - exp(gone.lse - whole.lse). Where nothing
+    seems to be left the result is empty.
+    """
+    t = gone.lse - _finite(whole.lse)
+    share = (-t.expm1()).clamp_min(0.0)
+    some = share > 0
+    left = (whole.out - t.exp()[..., None] * gone.out) / torch.where(some, share, torch.ones_like(share))[..., None]
+    return Part(torch.where(some[..., None], left, torch.zeros_like(left)), whole.lse + share.log())
+
+
+def _per_head(mask: Tensor | None) -> Tensor | None:
+    """The mask with axes for heads and, where it has none, for rows."""
+    return None if mask is None else mask[:, None, None] if mask.ndim == 2 else mask[:, None]
 
 
 def _finite(lse: Tensor) -> Tensor:

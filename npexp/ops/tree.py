@@ -6,12 +6,12 @@ from typing import Any
 from torch import Tensor
 
 
-def tree_map(f: Callable[[Tensor], Tensor], tree: Any) -> Any:
-    """Applies `f` to every tensor of a nested (named) tuple; anything else is kept."""
+def tree_map(f: Callable[..., Tensor], tree: Any, *others: Any) -> Any:
+    """Applies `f` to every tensor of a nested (named) tuple, and of others of its form; anything else is kept."""
     if isinstance(tree, Tensor):
-        return f(tree)
+        return f(tree, *others)
     if isinstance(tree, tuple):
-        items = [tree_map(f, t) for t in tree]
+        items = [tree_map(f, *parts) for parts in zip(tree, *others, strict=True)]
         return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
     return tree
 

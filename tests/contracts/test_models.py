@@ -65,11 +65,13 @@ def test_inference_mode_and_samples(name):
     with torch.inference_mode():
         pred = model(t.xc, t.yc, t.xt)
         torch.manual_seed(0)
-        draws = pred.sample(20_000)
-    assert draws.shape == (20_000, *t.yt.shape)
-    error = pred.stddev / 20_000**0.5
-    assert ((draws.mean(0) - pred.mean).abs() < 5 * error).all()
-    torch.testing.assert_close(draws.std(0), pred.stddev, rtol=0.05, atol=0)
+        n = 20_000 if model.decoding is None else 4_000
+        draws = pred.sample(n)
+        if model.decoding is not None:  # stated moments are those of each target alone, which only the first one is
+            draws, pred = draws[:, :, :1], model.predict(model.encode(t.xc, t.yc), t.xt[:, :1])
+    assert draws.shape == (n, *pred.mean.shape)
+    assert ((draws.mean(0) - pred.mean).abs() < 5 * pred.stddev / n**0.5).all()
+    torch.testing.assert_close(draws.std(0), pred.stddev, rtol=0.07, atol=0)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -104,9 +106,15 @@ PUBLISHED = {
     "paper/cnp": 215_682,
     "paper/np": 232_194,
     "paper/anp": 348_418,
+    "paper/canp": 331_906,
+    "paper/bnp": 248_450,
+    "paper/banp": 364_674,
     "paper/tnpd": 222_082,
+    "paper/tnpa": 222_082,
+    "paper/tnpnd": 332_821,
     "paper/eqtnp": 492_354,
     "paper/lbanp": 792_514,
+    "paper/lbanpnd": 903_253,
     "paper/cmanp": 1_341_634,
 }
 
@@ -124,6 +132,8 @@ def test_published_sizes():
         ("paper/tnpd", 222_790, 222_146),
         ("paper/eqtnp", 493_126, 492_482),
         ("paper/lbanp", 793_286, 792_642),
+        ("paper/tnpnd", 338_431, 332_885),
+        ("paper/lbanpnd", 918_021 - 9_094, 911_959 - 8_578),  # the release less the head it does not use
         ("paper/cmanp", 1_342_406, 1_341_762),
     ],
 )
