@@ -64,11 +64,17 @@ class NPDataModule(LightningDataModule, ABC):
         cache_dir: where the evaluation sets are kept; None for `$XDG_CACHE_HOME/npexp` or `~/.cache/npexp`.
         test_names: the test sets, the in-distribution one first and called "test".
 
+    Attributes:
+        scaling: how batches come from raw values, for predictions in raw units: None where batches are raw, else
+            x_shift, x_scale, y_shift and y_scale, lists with a number per column, for x = (raw - x_shift) / x_scale and
+            y alike. It travels in checkpoints.
+
     Raises:
         ConfigError: a setting is out of range.
     """
 
     oracle: bool  # whether batches carry exact log-likelihoods
+    scaling: dict[str, list[float]] | None = None
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from npexp.errors import ConfigError, at_least
 
 SIDE = 8
 PIXELS = SIDE * SIDE
+WHITE = 16  # the highest intensity
 UNSEEN = 7  # classes from here on are never trained on
 PLOT_CONTEXT = 16
 
@@ -24,7 +26,8 @@ class DigitsData(NPDataModule):
     """Handwritten digits as functions from pixel position to intensity, with a test set of digits never trained on.
 
     Use it for a quick experiment on real data. The images are the 8 x 8 scans of Alpaydin and Kaynak (1998) that ship
-    with scikit-learn. Positions are (row, column) in [-1, 1]^2, intensities in [-0.5, 0.5]. Classes 0 to 6 are divided
+    with scikit-learn. Positions are (row, column) in [-1, 1]^2, intensities in [-0.5, 0.5]; predictors of finished runs
+    take rows and columns 0 to 7 and give intensities 0 to 16, as the scans have them. Classes 0 to 6 are divided
     at random into training, validation and "test"; all images of classes 7 to 9 form "test_unseen". Evaluation shows
     each image exactly once. Nobody knows the best score here: intensities take only 17 values, so a density whose
     standard deviation has no floor has no upper limit either.
@@ -45,6 +48,12 @@ class DigitsData(NPDataModule):
     """
 
     oracle = False
+    scaling: ClassVar = {
+        "x_shift": [(SIDE - 1) / 2] * 2,
+        "x_scale": [(SIDE - 1) / 2] * 2,
+        "y_shift": [WHITE / 2],
+        "y_scale": [float(WHITE)],
+    }
 
     def __init__(
         self,
@@ -110,7 +119,7 @@ class DigitsData(NPDataModule):
         from sklearn.datasets import load_digits  # a second of imports, which building the datamodule should not cost
 
         digits = load_digits()
-        values = digits.data.astype(np.float32) / 16 - 0.5
+        values = digits.data.astype(np.float32) / WHITE - 0.5
         seen, unseen = values[digits.target < UNSEEN], values[digits.target >= UNSEEN]
         seen = seen[generator(self.seed, "split", index=0).permutation(len(seen))]
         num_val, num_test = (max(1, round(len(seen) * f)) for f in (self.val_fraction, self.test_fraction))

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 import npexp
-from datamodules.digits import PIXELS, SIDE, look_up
+from datamodules.digits import PIXELS, SIDE, WHITE
 from npexp.likelihoods import DiagonalGaussian
 from npexp.metrics import Evaluation
 
@@ -101,13 +101,14 @@ def completions(data, path: Path, per_set: int = 3) -> None:
     from matplotlib.figure import Figure
 
     predictor = npexp.load_predictor(newest(MODELS["CMANP"]))
-    images = np.concatenate([data.images(name)[:per_set] for name in SETS]).reshape(-1, PIXELS)
+    # The predictor takes and gives raw values: rows and columns from 0 to 7, intensities from 0 to 16.
+    images = (np.concatenate([data.images(name)[:per_set] for name in SETS]).reshape(-1, PIXELS) + 0.5) * WHITE
+    grid = np.tile(np.stack(np.divmod(np.arange(PIXELS), SIDE), -1), (len(images), 1, 1))
     order = np.random.default_rng(0).permuted(np.tile(np.arange(PIXELS), (len(images), 1)), axis=1)
-    grid, _ = look_up(images, np.tile(np.arange(PIXELS), (len(images), 1)))
     columns = 1 + 2 * len(SHARES)
     figure = Figure(figsize=(1.05 * columns, 1.08 * len(images) + 0.55), layout="constrained", dpi=150)
     axes = figure.subplots(len(images), columns)
-    gray = {"cmap": "gray", "vmin": -0.5, "vmax": 0.5}
+    gray = {"cmap": "gray", "vmin": 0, "vmax": WHITE}
 
     def show(column: int, title: str, pictures: np.ndarray, **style) -> None:
         axes[0, column].set_title(title, fontsize=9)
@@ -118,7 +119,8 @@ def completions(data, path: Path, per_set: int = 3) -> None:
     state, known = None, 0
     for i, share in enumerate(SHARES):
         upto = round(share * PIXELS)
-        x, y = look_up(images, order[:, known:upto])
+        new = order[:, known:upto, None]
+        x, y = np.take_along_axis(grid, new, 1), np.take_along_axis(images[..., None], new, 1)
         state = predictor.condition(x, y) if state is None else predictor.update(state, x, y)
         known = upto
         unknown = np.ones(images.shape, dtype=bool)

@@ -31,6 +31,7 @@ COMMANDS = {
     "validate": Command("measure a trained model on the validation tasks", "npexp.cli:train"),
     "test": Command("measure a trained model on the test tasks; prints a table", "npexp.cli:train"),
     "predict": Command("predict for your own data from a trained model: CSV, Parquet or NPZ", "npexp.commands:predict"),
+    "export": Command("write a trained constant-memory model as ONNX files", "npexp.commands:export"),
     "models": Command("list the models, with size and traits", "npexp.commands:models"),
     "mixers": Command("list the token mixers, with cost and traits", "npexp.commands:mixers"),
     "data": Command("list the task families", "npexp.commands:data"),

@@ -1,4 +1,4 @@
-"""Commands that start fast because they leave Lightning alone: `models`, `mixers`, `data` and `predict`."""
+"""Commands that start fast because they leave Lightning alone: `models`, `mixers`, `data`, `predict` and `export`."""
 
 import argparse
 import json
@@ -139,6 +139,29 @@ def predict(words: Sequence[str]) -> int:
         files.write_arrays(args.out, files.predict_arrays(predictor, {**context, **(targets or {})}, levels))
     else:
         files.write_table(args.out, files.predict_table(predictor, context, targets, args.x, args.y, levels))
+    return 0
+
+
+def export(words: Sequence[str]) -> int:
+    """Writes a trained model as ONNX files."""
+    parser = Parser(
+        "export",
+        "Writes a trained constant-memory model as ONNX files, for places without PyTorch: encode.onnx, update.onnx "
+        "and predict.onnx, for any number of tasks, points and targets, and manifest.json, which says what is in them.",
+    )
+    parser.add_argument(
+        "--ckpt_path", required=True, help="a .ckpt file, or a run folder such as runs/gp_rbf (its newest version)"
+    )
+    parser.add_argument("--out", required=True, help="the folder to write; new or empty")
+    args = parser.read(words)
+
+    from npexp.export import GRAPHS, export_onnx
+    from npexp.runs import checkpoint_at
+
+    manifest = export_onnx(_load(checkpoint_at(args.ckpt_path), "cpu"), args.out)
+    files = ", ".join([*(f"{name}.onnx" for name in GRAPHS), "manifest.json"])
+    difference = manifest["largest_difference"]
+    print(f"{args.out}: {files}; differ from PyTorch by at most {difference:.1g} predicted standard deviations")
     return 0
 
 

@@ -13,6 +13,7 @@ from npexp.likelihoods import Decoding, Predictive
 from npexp.metrics import Evaluation
 from npexp.models.base import NeuralProcess
 from npexp.objectives import OBJECTIVES, refusal
+from npexp.scaling import Scaling
 
 
 class NPModule(LightningModule):
@@ -25,11 +26,13 @@ class NPModule(LightningModule):
         num_samples: draws of the latent, or bootstraps of the context, per training step.
         include_context: trains on context points as targets too, as the CNP and NP families are published.
         decoding: how validation and test predict, e.g. target by target; None as the model does by itself.
+        energy_score: whether tests measure it too, which takes 64 draws of every task: slow for autoregressive laws.
         optimizer: makes the optimiser from the parameters.
         lr_scheduler: makes the schedule from the optimiser; stepped once per training step.
 
     Attributes:
         test_results: after testing, metric name to value, e.g. "test/loglik_joint" and "test/loglik_joint_sem".
+        scaling: what the datamodule has done to raw values, see `npexp.scaling.Scaling`; None where nothing.
 
     Raises:
         ConfigError: an objective for another kind of model.
@@ -42,6 +45,7 @@ class NPModule(LightningModule):
         num_samples: int = 4,
         include_context: bool = False,
         decoding: Decoding | None = None,
+        energy_score: bool = True,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ):
@@ -52,16 +56,17 @@ class NPModule(LightningModule):
         # A checkpoint is plain data from which the model can be rebuilt: the command line hands its parsed settings
         # over by itself, `npexp.build` leaves the description of the model on it.
         if net.spec is None:
-            self.save_hyperparameters()
+            self.save_hyperparameters(ignore=["decoding", "energy_score"])  # what a test does, not what the model is
         else:
             self.save_hyperparameters({"net": net.spec})
         self.net = net
         self.objective, self.num_samples, self.include_context = objective, num_samples, include_context
-        self.decoding = decoding
+        self.decoding, self.energy_score = decoding, energy_score
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.val_metrics = Evaluation(energy=False)
         self.test_metrics = nn.ModuleList()
         self.test_results: dict[str, float] = {}
+        self.scaling: dict[str, list[float]] | None = None
 
     def forward(self, batch: TaskBatch) -> Predictive:
         """Predicts a batch's targets from its context."""
@@ -76,6 +81,21 @@ class NPModule(LightningModule):
         if self.lr_scheduler is None:
             return optimizer
         return [optimizer], [{"scheduler": self.lr_scheduler(optimizer), "interval": "step"}]
+
+    def on_fit_start(self) -> None:
+        """Takes note of what the datamodule does to raw values, so that the checkpoint can tell."""
+        if self.trainer.datamodule is not None:
+            self.scaling = getattr(self.trainer.datamodule, "scaling", None)
+        if self.scaling is not None:
+            self.scaling = Scaling.make(self.scaling, self.net.dx, self.net.dy)._asdict()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the scaling, plain data."""
+        checkpoint["scaling"] = self.scaling
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the scaling."""
+        self.scaling = checkpoint.get("scaling")
 
     def on_before_batch_transfer(self, batch: TaskBatch, dataloader_idx: int) -> TaskBatch:
         """Refuses bad values while they are still cheap to look at, on the host."""
@@ -107,7 +127,7 @@ class NPModule(LightningModule):
 
     def on_test_start(self) -> None:
         """One evaluation per test set."""
-        self.test_metrics = nn.ModuleList(Evaluation() for _ in self.test_names).to(self.device)
+        self.test_metrics = nn.ModuleList(Evaluation(self.energy_score) for _ in self.test_names).to(self.device)
 
     def test_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Scores a batch of one of the test sets."""

@@ -1,5 +1,6 @@
 """Using a model on data in memory or on a stream: arrays in, distributions out. Needs no Lightning."""
 
+import copy
 from collections.abc import Iterable
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,13 +12,15 @@ from torch import Tensor
 
 from npexp.batch import check_finite, check_points
 from npexp.errors import ConfigError, DataError, ShapeError
-from npexp.likelihoods.base import Predictive
+from npexp.likelihoods import Autoregressive, Decoding, Predictive
 from npexp.models.base import NeuralProcess, State
-from npexp.ops.tree import tree_map
 from npexp.registry import instantiate
+from npexp.scaling import Scaling
+from npexp.states import load_state, save_state
 
 Array = Any  # NumPy array, pandas Series or DataFrame, nested list, or tensor
 Chunks = Iterable[tuple[Array, Array]]
+TRUSTED = ("npexp.models", "npexp.likelihoods")  # where the classes of a checkpoint may come from
 
 
 class Predictor:
@@ -26,15 +29,27 @@ class Predictor:
     Arrays are `[n, d]` for one task or `[b, n, d]` for several; a one-dimensional `[n]` is one column. What comes back
     always has the task axis.
 
+    States from which points can be removed are made in float64, by a copy of the model, so that what is taken out is
+    what was put in: about half as slow again on a CPU.
+
     Args:
         model: the model; it is put in eval mode and moved.
         device: where to compute.
+        scaling: what was done to the data that the model was trained on, as `npexp.scaling.Scaling` has it: everything
+            here is then in raw units, arrays that come and laws that go. None where nothing was done.
+
+    Raises:
+        ConfigError: a scaling that does not fit the model.
     """
 
-    def __init__(self, model: NeuralProcess, device: str | torch.device = "cpu"):
+    def __init__(
+        self, model: NeuralProcess, device: str | torch.device = "cpu", scaling: dict[str, list[float]] | None = None
+    ):
         self.model = model.eval().to(device)
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
+        self.scaling = None if scaling is None else Scaling.make(scaling, model.dx, model.dy)
+        self._copy: tuple[Any, NeuralProcess] | None = None
 
     @torch.inference_mode()
     def condition(self, x: Array | Chunks, y: Array | None = None) -> State:
@@ -45,14 +60,15 @@ class Predictor:
                 time, in constant memory.
             y: outputs.
         """
-        chunks = self._chunks(x, y)
-        if self.model.update_rule == "exact":
+        learner = self._learner()
+        chunks = self._chunks(x, y, learner)
+        if learner.update_rule == "exact":
             state = None
             for cx, cy in chunks:
-                state = self.model.encode(cx, cy) if state is None else self.model.update(state, cx, cy)
+                state = learner.encode(cx, cy) if state is None else learner.update(state, cx, cy)
         else:  # re-encoding after every chunk would be wasted
             parts = list(chunks)
-            state = self.model.encode(*(torch.cat(p, 1) for p in zip(*parts, strict=True))) if parts else None
+            state = learner.encode(*(torch.cat(p, 1) for p in zip(*parts, strict=True))) if parts else None
         if state is None:
             raise DataError("expected at least one (x, y) chunk, got an empty stream: pass an empty array for no data")
         return state
@@ -60,21 +76,51 @@ class Predictor:
     @torch.inference_mode()
     def update(self, state: State, x: Array | Chunks, y: Array | None = None) -> State:
         """A state that has seen these points too; takes chunks like `condition`."""
-        for cx, cy in self._chunks(x, y):
-            state = self.model.update(state, cx, cy)
+        learner = self._learner()
+        for cx, cy in self._chunks(x, y, learner):
+            state = learner.update(state, cx, cy)
         return state
 
     @torch.inference_mode()
     def remove(self, state: State, x: Array | Chunks, y: Array | None = None) -> State:
-        """A state without these points; `UnsupportedError` where the model's traits say remove: none."""
-        for cx, cy in self._chunks(x, y):
-            state = self.model.remove(state, cx, cy)
+        """A state without these points, which must have been given to `condition` or `update`; takes chunks too.
+
+        Raises:
+            UnsupportedError: the model's traits say remove: none.
+            DataError: more points than the state has seen.
+            PrecisionError: so little is left of what some softmax saw that rounding would spoil it, even in float64.
+        """
+        learner = self._learner()
+        for cx, cy in self._chunks(x, y, learner):
+            state = learner.remove(state, cx, cy)
         return state
 
+    def save(self, state: State, path: str | Path) -> None:
+        """Writes a state to a file of plain tensors, whole or not at all; see `npexp.states`."""
+        save_state(self.model, state, path)
+
+    def load(self, path: str | Path) -> State:
+        """Reads what `save` wrote, bit for bit.
+
+        Raises:
+            ConfigError: there is no such file.
+            DataError: the file is damaged, is no state, or is that of another model.
+        """
+        return load_state(self.model, path, self.device)
+
     @torch.inference_mode()
-    def predict(self, state: State, xt: Array) -> Predictive:
-        """The distribution over the outputs at xt, `[b, nt, dy]`."""
-        return self.model.predict(state, self._inputs(xt))
+    def predict(self, state: State, xt: Array, decoding: Decoding | None = None) -> Predictive:
+        """The distribution over the outputs at xt, `[b, nt, dy]`.
+
+        Args:
+            state: from `condition` or `update`.
+            xt: target inputs.
+            decoding: makes the law autoregressive over targets or blocks of them, see `Decoding`: scores and draws
+                then take in what came before. None is what the model does by itself.
+        """
+        x = self._inputs(xt)
+        law = self.model.predict(state, x) if decoding is None else self.model.chain(state, x, None, decoding)
+        return law if self.scaling is None else self.scaling.law(law)
 
     @torch.inference_mode()
     def sample(
@@ -83,8 +129,9 @@ class Predictor:
         xt: Array,
         n: int = 100,
         mode: Literal["joint", "autoregressive", "marginal"] = "joint",
+        decoding: Decoding | None = None,
     ) -> Tensor:
-        """Draws of the outputs at xt, `[n, b, nt, dy]`.
+        """Draws of the outputs at xt, `[n, b, nt, dy]`, in the order of xt.
 
         Args:
             state: from `condition` or `update`.
@@ -93,45 +140,50 @@ class Predictor:
             mode: "joint" draws from the model's own law of all targets; "autoregressive" draws target by target,
                 each draw updating a state of its own (Bruinsma et al. 2023, arXiv 2303.14468): coherent functions from
                 a factorised model, at nt updates; "marginal" keeps each target's law but makes targets independent.
+            decoding: with "autoregressive", blocks, order and anchors; None is target by target in the order of xt.
         """
-        x = self._inputs(xt)
-        if mode == "autoregressive":
-            return self._roll_out(state, x, n)
-        draws = self.model.predict(state, x).sample(n)
-        if mode == "joint":
-            return draws
-        if mode == "marginal":  # shuffling the draws of each target keeps its law and nothing else
-            order = torch.rand(draws.shape[:3], device=draws.device).argsort(0)
-            return draws.gather(0, order[..., None].expand_as(draws))
-        raise ConfigError(f"expected mode 'joint', 'autoregressive' or 'marginal', got '{mode}'")
+        if mode not in ("joint", "autoregressive", "marginal"):
+            raise ConfigError(f"expected mode 'joint', 'autoregressive' or 'marginal', got '{mode}'")
+        if decoding is not None and mode != "autoregressive":
+            raise ConfigError(f"a decoding belongs to mode 'autoregressive', got '{mode}'")
+        law = self.predict(state, xt, decoding or (Decoding() if mode == "autoregressive" else None))
+        if mode != "marginal":
+            return law.sample(n)
+        # shuffling the draws of each target keeps its law and nothing else
+        draws = (law.alone if isinstance(law, Autoregressive) else law).sample(n)
+        order = torch.rand(draws.shape[:3], device=draws.device).argsort(0)
+        return draws.gather(0, order[..., None].expand_as(draws))
 
-    def _roll_out(self, state: State, x: Tensor, n: int) -> Tensor:
-        b, nt = x.shape[:2]
-        state = tree_map(lambda t: t.repeat_interleave(n, 0), state)  # every draw has a state of its own
-        x = x.repeat_interleave(n, 0)
-        draws = []
-        for i in range(nt):
-            xi = x[:, i : i + 1]
-            yi = self.model.predict(state, xi).sample(1)[0]
-            draws.append(yi)
-            state = self.model.update(state, xi, yi)
-        return torch.cat(draws, 1).unflatten(0, (b, n)).transpose(0, 1)
+    def _learner(self) -> NeuralProcess:
+        """What makes states: the model, or its copy in float64 where points can be taken out again."""
+        if self.model.remove_rule != "exact" or self.dtype == torch.float64 or self.device.type == "mps":
+            return self.model
+        weights = [(p.data_ptr(), p._version) for p in self.model.parameters()]  # changes when the model is trained on
+        if self._copy is None or self._copy[0] != weights:
+            self._copy = weights, copy.deepcopy(self.model).double()
+        return self._copy[1]
 
-    def _chunks(self, x: Array | Chunks, y: Array | None) -> Iterable[tuple[Tensor, Tensor]]:
+    def _chunks(self, x: Array | Chunks, y: Array | None, model: NeuralProcess) -> Iterable[tuple[Tensor, Tensor]]:
         if y is None and hasattr(x, "shape"):
             raise DataError("expected y beside x, or an iterable of (x, y) chunks: got one array alone")
+        dtype = next(model.parameters()).dtype
         for cx, cy in [(x, y)] if y is not None else x:
-            tx, ty = self._tensor(cx, self.model.dx), self._tensor(cy, self.model.dy)
+            tx, ty = self._tensor(cx, model.dx), self._tensor(cy, model.dy)
             check_points("context", tx, ty)
             check_finite("context", tx, ty)
-            yield tx, ty
+            if self.scaling is not None:
+                tx, ty = self.scaling.x(tx), self.scaling.y(ty)
+            yield tx.to(self.device, dtype), ty.to(self.device, dtype)
 
     def _inputs(self, xt: Array) -> Tensor:
         x = self._tensor(xt, self.model.dx)
         check_finite("target", x)
-        return x
+        if self.scaling is not None:
+            x = self.scaling.x(x)
+        return x.to(self.device, self.dtype)
 
     def _tensor(self, values: Array, size: int) -> Tensor:
+        """The values as they are, `[b, n, size]`."""
         if not isinstance(values, Tensor):
             try:
                 values = torch.tensor(np.asarray(values, dtype=np.float64))
@@ -143,18 +195,21 @@ class Predictor:
             values = values[None]
         if values.ndim != 3 or values.shape[-1] != size:
             raise ShapeError(f"expected [n, {size}] or [b, n, {size}], got {list(values.shape)}")
-        return values.to(device=self.device, dtype=self.dtype)
+        return values
 
 
 def load_predictor(path: str | Path, device: str | torch.device = "cpu") -> Predictor:
     """The predictor of a finished run, from its checkpoint alone: no YAML, and nothing is unpickled.
+
+    Arrays and predictions are in the raw units of the data, whatever they were scaled to for training. A checkpoint
+    from elsewhere can do no harm: weights are read as tensors, and nothing but npexp's models and likelihoods is made.
 
     Args:
         path: a checkpoint file, or the folder of a run or of one of its versions, whose best checkpoint is taken.
         device: where to compute.
 
     Raises:
-        ConfigError: no such file, or a checkpoint that was not written by `npexp fit`.
+        ConfigError: no such file, a checkpoint that was not written by `npexp fit`, or one that names other classes.
     """
     path = Path(path)
     if path.is_dir():
@@ -168,14 +223,18 @@ def load_predictor(path: str | Path, device: str | torch.device = "cpu") -> Pred
         raise ConfigError(f"there is no device '{device}' here: {str(error).splitlines()[0]}") from error
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        spec = checkpoint["hyper_parameters"]["net"]
+        spec, found = checkpoint["hyper_parameters"]["net"], checkpoint["state_dict"]
     except (RuntimeError, UnpicklingError, EOFError, LookupError, TypeError, AttributeError):
         spec = None
     if not isinstance(spec, dict) or "class_path" not in spec:
         raise ConfigError(
             f"{path} does not describe its model: only checkpoints written by `npexp fit` load by themselves"
         )
-    model = instantiate(spec, trusted=("npexp",))
-    weights = {k.removeprefix("net."): v for k, v in checkpoint["state_dict"].items() if k.startswith("net.")}
-    model.load_state_dict(weights)
-    return Predictor(model, device)
+    model = instantiate(spec, trusted=TRUSTED)
+    if not isinstance(model, NeuralProcess):
+        raise ConfigError(f"expected {path} to describe a neural process, got a {type(model).__name__}")
+    try:
+        model.load_state_dict({k.removeprefix("net."): v for k, v in found.items() if k.startswith("net.")})
+    except RuntimeError as error:
+        raise ConfigError(f"the weights in {path} are not those of the model it describes: {error}") from error
+    return Predictor(model, device, checkpoint.get("scaling"))

@@ -77,7 +77,8 @@ def instantiate(spec: Any, trusted: tuple[str, ...] = ("npexp", "datamodules")) 
 
     Args:
         spec: the description, as it stands in YAML files and checkpoints.
-        trusted: packages that classes may come from.
+        trusted: packages or modules that classes may come from, both by their path and by where they were defined:
+            what a trusted module merely imports is not trusted.
 
     Raises:
         ConfigError: a class from elsewhere, an unknown class, or arguments it does not take.
@@ -88,17 +89,19 @@ def instantiate(spec: Any, trusted: tuple[str, ...] = ("npexp", "datamodules")) 
         return spec
     if "class_path" not in spec:
         return {key: instantiate(value, trusted) for key, value in spec.items()}
-    module, _, name = spec["class_path"].rpartition(".")
-    if module.split(".")[0] not in trusted:
-        raise ConfigError(
-            f"expected a class of {' or '.join(trusted)}, got '{spec['class_path']}': refusing to load it"
-        )
+    path = str(spec["class_path"])
+    module, _, name = path.rpartition(".")
+    refusal = ConfigError(f"expected a class of {' or '.join(trusted)}, got '{path}': refusing to load it")
+    if not _within(module, trusted):
+        raise refusal
     try:
         cls = getattr(importlib.import_module(module), name, None)
     except ModuleNotFoundError as error:
         raise ConfigError(f"there is no module '{module}': {error}") from error
     if not inspect.isclass(cls):
-        raise ConfigError(f"expected a class, '{spec['class_path']}' is none")
+        raise ConfigError(f"expected a class, '{path}' is none")
+    if not _within(cls.__module__, trusted):
+        raise refusal
     arguments = {key: instantiate(value, trusted) for key, value in (spec.get("init_args") or {}).items()}
     parameters = inspect.signature(cls).parameters
     for key in arguments:
@@ -108,6 +111,10 @@ def instantiate(spec: Any, trusted: tuple[str, ...] = ("npexp", "datamodules")) 
     if missing:
         raise ConfigError(f"{name} needs {', '.join(missing)}: pass them by name")
     return cls(**arguments)
+
+
+def _within(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
 def _spec(group: str, name: str) -> dict[str, Any]:

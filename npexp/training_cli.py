@@ -201,6 +201,7 @@ class CLI(LightningCLI):
             "model": result_name(config.model_name, "model", config.model.net),
             "model_class": class_name(config.model.net),
             **({} if mixer is None else {"mixer": class_name(mixer)}),
+            **({} if config.model.decoding is None else {"decoding": _words(config.model.decoding)}),
             "data": result_name(config.data_name, "data", config.data),
             "data_class": class_name(config.data),
             "seed": config.seed_everything,
@@ -214,6 +215,10 @@ class CLI(LightningCLI):
         lines = [f"* **{key}**: {facts[key]}" for key in ("revision", "versions", "device", "parameters", "command")]
         dump = self._parser(self.subcommand).dump(config, skip_none=False)
         return "\n".join([*lines, "", "```yaml", dump.strip(), "```"]), facts
+
+
+def _words(settings: Namespace) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
 def run_of(config: Namespace) -> Run:

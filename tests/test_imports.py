@@ -14,11 +14,11 @@ LEVELS = [
     ["npexp.layers"],
     ["npexp.mixers", "npexp.likelihoods"],
     ["npexp.models"],
-    ["npexp.registry", "npexp.objectives", "npexp.metrics"],
+    ["npexp.registry", "npexp.objectives", "npexp.metrics", "npexp.scaling", "npexp.states"],
     ["npexp.predict", "npexp.module"],
     ["npexp.runs", "npexp.schedules", "npexp.loggers"],
     ["npexp.callbacks"],
-    ["npexp.cli_errors", "npexp.facts", "npexp.predict_files"],
+    ["npexp.cli_errors", "npexp.facts", "npexp.predict_files", "npexp.export", "npexp.sklearn"],
     ["npexp.commands", "npexp.training_cli"],
     ["npexp.cli"],
 ]

@@ -45,8 +45,10 @@ def test_commands(tmp_path, monkeypatch):
 
 
 def test_snippets(capsys):
-    (snippet,) = [block for kind, block in BLOCKS if kind == "python"]
-    exec(compile(snippet, "README.md", "exec"), {})
+    snippets = [block for kind, block in BLOCKS if kind == "python"]
+    assert len(snippets) >= 2
+    for snippet in snippets:
+        exec(compile(snippet, "README.md", "exec"), {})
     assert "torch.Size" in capsys.readouterr().out
 
 

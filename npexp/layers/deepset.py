@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from npexp.batch import count
 from npexp.layers.mlp import mlp
-from npexp.ops.precision import accumulate
 
 
 class Pool(NamedTuple):
@@ -48,7 +47,7 @@ class DeepSet(nn.Module):
         self.rho = mlp(dz, dz, dim_out, depth_rho)
 
     def pool(self, points: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"] | None = None) -> Pool:
-        """Sum of phi over real points, in float32 or better; see `accumulate`."""
+        """Sum of phi over real points, in float32 or better."""
         return pool_rows(self.phi(points), mask)
 
     def summary(self, pool: Pool) -> Float[Tensor, "b e"]:
@@ -61,4 +60,4 @@ def pool_rows(h: Float[Tensor, "b n dz"], mask: Bool[Tensor, "b n"] | None = Non
     h = h.to(torch.promote_types(h.dtype, torch.float32))
     if mask is not None:
         h = torch.where(mask[..., None], h, torch.zeros_like(h))
-    return Pool(accumulate(h.sum(1)), count(mask, h)[:, None])
+    return Pool(h.sum(1), count(mask, h)[:, None])

@@ -144,9 +144,14 @@ def check_domain(
         )
 
 
-def _check(dx: int, domain: Sequence[float]) -> tuple[float, float]:
+def check_dx(dx: int) -> None:
+    """Raises `ConfigError` unless the input size is 1, 2 or 3."""
     if not 1 <= at_least("dx", dx, 1) <= 3:
         raise ConfigError(f"expected dx of 1, 2 or 3, got {dx}: a lattice grows as size ** dx, use a model without one")
+
+
+def _check(dx: int, domain: Sequence[float]) -> tuple[float, float]:
+    check_dx(dx)
     if len(domain) != 2 or not all(map(math.isfinite, domain)) or not domain[0] < domain[1]:
         raise ConfigError(f"expected domain [low, high] with low < high, in units of x, got {list(domain)}: correct it")
     return float(domain[0]), float(domain[1])

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from npexp.layers.attention import Attention, check_heads
+from npexp.layers.attention import Attention
 from npexp.layers.mlp import FeedForward, mlp
 from npexp.layers.product_lattice import ProductLattice
 from npexp.ops.attention import Part, merge_parts
@@ -149,7 +149,6 @@ class NearestRead(nn.Module):
 
     def __init__(self, lattice: ProductLattice, dz: int, num_heads: int, dim_feedforward: int, num_neighbours: int):
         super().__init__()
-        check_heads(dz, num_heads)
         self.lattice, self.num_neighbours = lattice, num_neighbours
         self.embed = mlp(lattice.dx, dz, dz, 3)
         self.bias = mlp(lattice.dx, 32, num_heads, 2, "gelu")

@@ -19,9 +19,9 @@ NUM_WAVES = 6
 class Windows(nn.Module):
     """A division of a lattice into windows, as indices.
 
-    Along each axis, points i and j share a window where floor((i + shift) / width) = floor((j + shift) / width). Windows
-    at the ends of an axis are cut off there; on a periodic axis the last one goes on at the beginning. Nothing is
-    rolled, so no point sees one from the other end of an open axis.
+    Along each axis, points i and j share a window where floor((i + shift) / width) = floor((j + shift) / width).
+    Windows at the ends of an axis are cut off there; on a periodic axis the last one goes on at the beginning. Nothing
+    is rolled, so no point sees one from the other end of an open axis.
 
     Args:
         shape: points along each axis.
@@ -91,7 +91,8 @@ class WindowBlock(nn.Module):
         normed = self.norm(h)
         qkv = torch.cat([self.attention.to_q(normed), self.attention.to_kv(normed)], -1)
         # [b, w, k, 3 dz] to [b, w h, k, dh] each: heads stand beside windows, so that one bias serves all tasks
-        parts = qkv[:, self.windows.index].unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
+        parts = qkv[:, self.windows.index].unflatten(-1, (3, self.num_heads, -1))
+        parts = parts.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
         bias = self.bias[self.pair].permute(2, 0, 1).to(parts.dtype)  # [h, k, k]
         real = self.windows.real[:, None, None, :]
         bias = torch.where(real, bias, torch.full_like(bias, -torch.inf)).flatten(0, 1)[None]
@@ -104,10 +105,9 @@ class WindowBlock(nn.Module):
 class Processor(nn.Module):
     """Mixes the tokens of a lattice: `[b, m, dz]` to `[b, m, dz]`, the last coordinate running fastest.
 
-    Without `window` a vision Transformer (Dosovitskiy et al. 2021, arXiv 2010.11929): O(p^2) for p patches, each with an
-    embedding of its place. With it a Swin Transformer without merging of patches (Liu et al. 2021, arXiv 2103.14030):
-    O(p k) for windows of k patches, shifted by half on every other layer, and relative positions only, so that shifts
-    of the lattice by whole patches are felt at its ends alone.
+    Without `window` a vision Transformer (Dosovitskiy et al. 2021, arXiv 2010.11929): O(p^2) for p patches, each with
+    an embedding of its place. With it a Swin Transformer without merging of patches (Liu et al. 2021, arXiv
+    2103.14030): O(p k) for windows of k patches, shifted by half on every other layer, with relative positions only.
 
     Args:
         shape: lattice points along each axis, multiples of `patch`.

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from npexp.errors import ConfigError
-from npexp.layers.grid import Lattice, check_domain
+from npexp.layers.grid import Lattice, check_domain, check_dx
 
 T = TypeVar("T")
 
@@ -61,6 +61,7 @@ class ProductLattice:
         Raises:
             ConfigError: lists that do not fit dx, what `Lattice.dense` refuses, or a periodic axis of broken length.
         """
+        check_dx(dx)
         domains = per_axis("domain", domain, dx, nested=True)
         rates, closed = per_axis("points_per_unit", points_per_unit, dx), per_axis("periodic", periodic, dx)
         multiples = (1,) * dx if multiple is None else tuple(multiple)

@@ -16,17 +16,16 @@ class ToLattice(nn.Module):
 
     `out[c, g] = sum_i exp(-|x_i - u_g|^2 / (2 l^2)) v_ic` with `v_i0 = 1`. Sums are additive: those of two sets are
     the sums of both, in any order. The kernel factorises over axes, so that nothing of size n size^dx is ever held:
-    time O(n size^dx dy), memory O(n size^(dx-1) dy).
+    time O(n size^dx dy), memory O(n size^(dx-1) dy). The length scale l is learned and starts at the lattice's spacing.
 
     Args:
         lattice: where to.
-        reach: initial length scale l, in units of the lattice's spacing; learned.
     """
 
-    def __init__(self, lattice: Lattice, reach: float):
+    def __init__(self, lattice: Lattice):
         super().__init__()
         self.lattice = lattice
-        self.log_scale = nn.Parameter(torch.tensor(reach * lattice.spacing).log())
+        self.log_scale = nn.Parameter(torch.tensor(lattice.spacing).log())
 
     def forward(
         self, x: Float[Tensor, "b n dx"], y: Float[Tensor, "b n dy"], mask: Bool[Tensor, "b n"] | None = None
@@ -38,26 +37,24 @@ class ToLattice(nn.Module):
             if mask is not None:
                 values = torch.where(mask[..., None], values, torch.zeros_like(values))
             *first, last = (half_square.neg().exp() for half_square in _half_squares(x, self.lattice, self.log_scale))
-            b, n, c = values.shape
             for w in first:
                 values = (values[..., None] * w[:, :, None]).flatten(2)  # [b, n, c size^k]
-            return (values.mT @ last).view(b, c, *self.lattice.shape)
+            return (values.mT @ last).view(len(x), -1, *self.lattice.shape)
 
 
 class FromLattice(nn.Module):
     """Weighted means of the lattice points around each place, with weights exp(-|x - u_g|^2 / (2 l^2)), normalised.
 
-    Time O(nt size^dx dz), memory O(nt size^(dx-1) dz).
+    Time O(nt size^dx dz), memory O(nt size^(dx-1) dz). The length scale l is learned and starts at the spacing.
 
     Args:
         lattice: where from.
-        reach: initial length scale l, in units of the lattice's spacing; learned.
     """
 
-    def __init__(self, lattice: Lattice, reach: float):
+    def __init__(self, lattice: Lattice):
         super().__init__()
         self.lattice = lattice
-        self.log_scale = nn.Parameter(torch.tensor(reach * lattice.spacing).log())
+        self.log_scale = nn.Parameter(torch.tensor(lattice.spacing).log())
 
     def forward(self, grid: Float[Tensor, "*s b c g"], x: Float[Tensor, "b nt dx"]) -> Float[Tensor, "*s b nt c"]:
         """Rows of the places.

@@ -60,7 +60,7 @@ class CholeskyGaussian(JointGaussian):
             factor = torch.where(real[..., None], factor, torch.zeros_like(factor))
             factor = lower_factor(torch.cat([factor, torch.diag_embed((~real).to(factor))], -1))
         # padded slots are independent with residual 0 and variance 1: each adds a constant
-        return triangular_log_prob(residual, factor) + LOG_SQRT_2PI * (~real).sum(-1)
+        return triangular_log_prob(residual, factor) + LOG_SQRT_2PI * (~real).sum(-1).to(factor)
 
     def marginal_log_prob(self, yt: Float[Tensor, "b nt dy"]) -> Float[Tensor, "*s b nt"]:
         """Log density of each target alone, its outputs jointly: O(nt n dy^2)."""
@@ -85,7 +85,8 @@ class Cholesky(Relational):
     on which others are asked for. Beyond a few hundred targets, or for consistent predictions, use `LowRank`.
 
     L's diagonal, |h|^2 as published, is each output's standard deviation given all that come before it. Nothing keeps
-    it from 0, and the density from overflowing: with `min_stddev=0` training may end in NaN.
+    it from 0, and the density from overflowing: with `min_stddev=0` training may end in NaN. Nor does "tanh" bound what
+    is left of the diagonal: under large rows the inverse of L grows exponentially in the number of targets.
 
     Args:
         rank: columns of H.

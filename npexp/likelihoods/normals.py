@@ -53,7 +53,9 @@ class NormalMixture(Factorised):
 
     def cdf(self, y: Float[Tensor, "... b nt dy"]) -> Float[Tensor, "... b nt dy"]:
         """Weighted mean of normal distribution functions."""
-        return self._average(ndtr((y[..., None] - self.means) / self.stddevs))
+        below = ndtr((y[..., None] - self.means) / self.stddevs)
+        # normalised in the precision of y: weights rounded to less than 1 in sum would send extreme quantiles far away
+        return (self.log_weights.to(below.dtype).softmax(-1) * below).sum(-1)
 
     def crps(self, y: Float[Tensor, "b nt dy"]) -> Float[Tensor, "b nt dy"]:
         """Closed form E|Y - y| - E|Y - Y'| / 2 (Grimit et al. 2006), O(K^2)."""

@@ -56,6 +56,6 @@ def check_support(
     wrong = ~ok if mask_t is None else ~ok & mask_t[..., None]
     if bool(wrong.any()):
         raise DataError(
-            f"expected outputs {support}, got {yt[wrong][0].item():.6g} among {int(wrong.sum())} others that are not: "
+            f"expected outputs {support}, got {int(wrong.sum())} others, the first {yt[wrong][0].item():.6g}: "
             "rescale y, or choose a likelihood that allows them"
         )

@@ -124,7 +124,7 @@ class Mixer(nn.Module, ABC):
 
     def retract(self, state: State, old: Tokens, carry: Carry = None) -> tuple[State, Carry]:
         """The summary without the old points, which must be among those summarised: O(old)."""
-        raise UnsupportedError(f"{type(self).__name__} cannot remove points; use 'linear' or 'hypermixer'")
+        raise UnsupportedError(f"{type(self).__name__} cannot remove points; use 'cmab', 'linear' or 'hypermixer'")
 
 
 _REGISTRY: dict[str, tuple[type[Mixer], dict[str, Any]]] = {}

@@ -14,7 +14,6 @@ from npexp.layers.location import Locations
 from npexp.layers.mlp import FeedForward
 from npexp.mixers.base import Carry, Mixer, Site, Tokens, register
 from npexp.ops.attention import Part, merge_parts, split_part
-from npexp.ops.precision import accumulate
 
 ROUNDING = 8  # error of a pool's mass, in units of the precision
 TOLERANCE = 1e-4  # largest rounding error of a pool, as a share of what it holds, that a removal may leave
@@ -43,7 +42,11 @@ class CMAB(Mixer):
 
     The block's own latents B pool the raw context; since B does not depend on the data, pooled values merge exactly.
     Then Y = SAB(FF(B + pooled)), and the carried latents Z <- SAB(MAB(Z, Y)), all of it free of data. Time
-    O(nc m + m^2 + nt m) per layer; update O(new m + m^2); state O(m), in float32 or better.
+    O(nc m + m^2 + nt m) per layer; update and removal O(new m + m^2); state O(m).
+
+    Without gradients pools are kept in float64, so that thousands of insertions and removals leave no trace. A removal
+    magnifies rounding errors by the share of a pool's mass that is left; pools know their errors, and a removal that
+    would spoil one is refused.
 
     Use it when the context is a stream. With all data at hand "ist" or "perceiver" learn faster.
 
@@ -133,7 +136,7 @@ class CMAB(Mixer):
         query = self.norm_pool(self._block_latents()).expand(ctx.h.shape[0], -1, -1)
         bias = self.pool_places.bias(ctx.x) if self.located else None
         kv = self.pool.project(ctx.h, ctx.mask)
-        part = Part(*(accumulate(t) for t in self.pool.part(query, kv, bias)))
+        part = Part(*(in_full(t) for t in self.pool.part(query, kv, bias)))
         return part, rounding(part.lse, kv.k.dtype)
 
     def _finish(self, part: Part, noise: Tensor, carry: Carry) -> tuple[CMABState, Carry]:
@@ -156,3 +159,10 @@ class CMAB(Mixer):
 def rounding(lse: Tensor, dtype: torch.dtype) -> Tensor:
     """Log of the variance that computing in this dtype gives to a pool's mass."""
     return 2 * (lse.detach() + math.log(ROUNDING * torch.finfo(dtype).eps))
+
+
+def in_full(part: Tensor) -> Tensor:
+    """A part of a pool in the pool's precision; some devices have no float64."""
+    if torch.is_grad_enabled() or part.device.type == "mps":
+        return part
+    return part.double()

@@ -9,7 +9,6 @@ from torch.nn.functional import gelu
 from npexp.errors import ConfigError, at_least
 from npexp.layers.mlp import mlp
 from npexp.mixers.base import Carry, Mixer, Site, Tokens, register
-from npexp.ops.precision import accumulate
 
 
 class HyperState(NamedTuple):
@@ -51,7 +50,7 @@ class HyperMixer(Mixer):
             w = self._split(w)
             if ctx.mask is not None:
                 w = torch.where(ctx.mask[:, None, :, None], w, torch.zeros_like(w))
-            return HyperState(accumulate(w.mT @ self._split(ctx.h)), ctx.n), carry
+            return HyperState(w.mT @ self._split(ctx.h), ctx.n), carry
 
     def read(self, q: Tokens, state: HyperState) -> Tensor:
         """Each row through the network that it and the context generate."""

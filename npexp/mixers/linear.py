@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn.functional import elu
 
 from npexp.mixers.base import Carry, Mixer, Site, Tokens, register
-from npexp.ops.precision import accumulate
 
 
 class LinearState(NamedTuple):
@@ -46,7 +45,7 @@ class Linear(Mixer):
             k = elu(self._split(k)) + 1
             if ctx.mask is not None:  # masking v alone would leave padded points in the normaliser
                 k = torch.where(ctx.mask[:, None, :, None], k, torch.zeros_like(k))
-            return LinearState(accumulate(k.mT @ self._split(v)), accumulate(k.sum(2))), carry
+            return LinearState(k.mT @ self._split(v), k.sum(2)), carry
 
     def read(self, q: Tokens, state: LinearState) -> Tensor:
         """Each row's weighted average of values; 0 from an empty context."""

@@ -8,7 +8,10 @@ from npexp.models.bootstrap import BootstrapNeuralProcess
 from npexp.models.canp import CANP
 from npexp.models.cmanp import CMANP
 from npexp.models.cnp import CNP
+from npexp.models.convcnp import ConvCNP
+from npexp.models.convnp import ConvNP
 from npexp.models.eqtnp import EQTNP
+from npexp.models.gridded import GriddedTNP
 from npexp.models.inctnp import INCTNP
 from npexp.models.isanp import ISANP
 from npexp.models.ist import IST
@@ -39,6 +42,9 @@ __all__ = [
     "TNPA",
     "TNPKR",
     "BootstrapNeuralProcess",
+    "ConvCNP",
+    "ConvNP",
+    "GriddedTNP",
     "LatentNeuralProcess",
     "NeuralProcess",
     "SetTransformer",

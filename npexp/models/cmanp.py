@@ -10,8 +10,10 @@ class CMANP(TransformerNP):
     """LBANP with blocks that update exactly in constant memory (Feng et al. 2024, arXiv 2305.14567).
 
     Every block pools the raw context with latents that do not depend on it, keeping a log-normaliser; pools merge, so
-    conditioning streams in chunks of any size and order with the same result. Cost O(nc m + m^2 + nt m), update
-    O(new m + m^2), state num_layers (num_block_latents (dz + num_heads) + num_latents dz) numbers whatever nc.
+    conditioning streams in chunks of any size and order with the same result. Points are removed by taking their pool
+    out again, which the paper does not do; where hardly anything would be left of a pool, rounding forbids it and
+    `PrecisionError` says so. Cost O(nc m + m^2 + nt m), update and removal O(new m + m^2), state num_layers
+    (num_block_latents (dz + 2 num_heads) + num_latents dz) numbers whatever nc.
 
     The choice for streams. It learns more slowly than the others.
 

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from npexp.errors import UnknownNameError, at_least
+from npexp.layers.attention import check_heads
 from npexp.layers.gridding import CellAttention, KernelInterpolation, NearestRead
 from npexp.layers.processor import Processor
 from npexp.layers.product_lattice import ProductLattice, per_axis
@@ -87,6 +88,7 @@ class GriddedTNP(NeuralProcess):
     ):
         super().__init__(dx, dy)
         at_least("num_neighbours", num_neighbours, 1)
+        check_heads(dz, num_heads)
         if encoder not in get_args(Encoder):
             raise UnknownNameError("encoder", encoder, get_args(Encoder))
         patches = tuple(at_least("patch", p, 1) for p in per_axis("patch", patch, dx))

@@ -10,8 +10,8 @@ from npexp.models.transformer import TransformerNP
 class TNPKR(TransformerNP):
     """TNP-KR and BSA-TNP: attention biased by distances, scanned in tiles (Jenson et al. 2024, 2025).
 
-    arXiv 2411.12502 and 2506.09163. One set of weights per block moves the context by the context and the targets by the
-    context, O(nc^2 + nc nt) time, and the bias is never stored, O(nc dz + tile^2) memory. With `absolute=False` inputs
+    arXiv 2411.12502 and 2506.09163. Each block moves context and targets with the same weights, both by the context,
+    O(nc^2 + nc nt) time, and the bias is never stored, O(nc dz + tile^2) memory. With `absolute=False` inputs
     enter through distances only, and predictions do not depend on the origin (BSA-TNP).
 
     The choice for data in space: it needs far fewer steps than TNP-D. Where directions matter, take TETNP.

@@ -64,7 +64,7 @@ class TransformerNP(NeuralProcess):
         super().__init__(dx, dy)
         if not (embedding.absolute or stack.mixer.translation_equivariant):
             raise ConfigError(
-                f"tokens without x need a mixer that sees differences of inputs, {type(stack.mixer).__name__} does not: "
+                f"expected a mixer that sees differences of x, as tokens carry none, got {type(stack.mixer).__name__}: "
                 "take one whose traits say translation_equivariant, such as 'kernel' or 'te'"
             )
         self.embedding, self.stack = embedding, stack

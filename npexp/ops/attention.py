@@ -91,8 +91,8 @@ def merge_parts(a: Part, b: Part) -> Part:
 def split_part(whole: Part, gone: Part) -> Part:
     """Attention over the keys that are left when some are taken out; undoes `merge_parts`.
 
-    Rounding errors of both are magnified by the share of mass that is left, 1 - exp(gone.lse - whole.lse). Where nothing
-    seems to be left the result is empty.
+    Rounding errors of both are magnified by the share of mass that is left, 1 - exp(gone.lse - whole.lse). Where
+    nothing seems to be left the result is empty.
     """
     t = gone.lse - _finite(whole.lse)
     share = (-t.expm1()).clamp_min(0.0)

@@ -39,9 +39,13 @@ def low_rank_log_prob(
 
     The determinant lemma gives the volume. The quadratic form is written as a least-squares problem,
     min_z |e - G z|^2 + |z|^2 with e and G the residual and H in units of stddev: the matrix-inversion lemma with
-    squares only, where the usual difference of two large numbers would lose float32's digits.
+    squares only, where the usual difference of two large numbers would lose digits. It is computed in float64 where
+    the device has it: in float32 the 1 in I + G^T G would drown where H is 3,000 times stddev.
     """
+    dtype = residual.dtype
     with full_precision(residual):
+        if residual.device.type != "mps":
+            residual, factor, stddev = residual.double(), factor.double(), stddev.double()
         if mask is not None:
             residual = torch.where(mask, residual, torch.zeros_like(residual))
             factor = torch.where(mask[..., None], factor, torch.zeros_like(factor))
@@ -52,8 +56,8 @@ def low_rank_log_prob(
         z = torch.cholesky_solve(g.mT @ e, root)
         quadratic = (e - g @ z).square().sum((-2, -1)) + z.square().sum((-2, -1))
         half_log_det = root.diagonal(dim1=-2, dim2=-1).log().sum(-1) + stddev.log().sum(-1)
-        n = residual.shape[-1] if mask is None else mask.sum(-1)
-        return -0.5 * quadratic - half_log_det - n * LOG_SQRT_2PI
+        n = residual.shape[-1] if mask is None else mask.sum(-1).to(residual)
+        return (-0.5 * quadratic - half_log_det - n * LOG_SQRT_2PI).to(dtype)
 
 
 def low_rank_log_prob_naive(

@@ -17,6 +17,7 @@ from npexp.registry import names
 
 TINY = {"dz": 16, "num_layers": 2, "num_heads": 2, "dim_feedforward": 16, "num_latents": 3, "num_block_latents": 4}
 TINY |= {"dim_latent": 4, "num_samples": 3, "dim_head": 8}
+TINY |= {"domain": (-6.0, 6.0), "points_per_unit": 1.0, "num_levels": 2}  # lattices over all of `tasks`, of few points
 CLOSE = {"rtol": 1e-9, "atol": 1e-10}
 
 MODELS = names("model")
@@ -194,10 +195,15 @@ def chunks_do_not_matter(model: NeuralProcess) -> None:
 
 def remove_undoes_update(model: NeuralProcess) -> None:
     """Where removal is exact, a state from which points were removed predicts as if they had never come."""
-    t = tasks()
+    t = tasks(nc=24)  # of far fewer, some narrow pool would lose all it had seen, and a softmax would refuse
     state = model.encode(t.xc, t.yc)
     left = model.remove(state, t.xc[:, :4], t.yc[:, :4])
     same(model.predict(left, t.xt), model(t.xc[:, 4:], t.yc[:, 4:], t.xt), rtol=1e-7, atol=1e-8)
+    # all points of one task, three of another, none of the third
+    left = model.remove(state, t.xc, t.yc, torch.arange(24) < torch.tensor([24, 3, 0])[:, None])
+    nothing = model.encode(t.xc[:, :0], t.yc[:, :0])
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(tensors(left), tensors(nothing), strict=True))
+    assert torch.equal(model.predict(left, t.xt).mean[2], model.predict(state, t.xt).mean[2])
 
 
 def every_parameter_learns(model: NeuralProcess) -> None:
@@ -234,7 +240,7 @@ def state_size_as_claimed(model: NeuralProcess) -> None:
 
 
 def low_precision_state(model: NeuralProcess) -> None:
-    """Under bfloat16 autocast likelihoods and exactly updated sums stay in float32."""
+    """Under bfloat16 autocast likelihoods and exactly updated sums stay in float32 or better."""
     model = model.float()
     t = tasks()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -242,7 +248,7 @@ def low_precision_state(model: NeuralProcess) -> None:
         pred = model.predict(state, t.xt.float())
     if model.traits["constant_state"]:
         summed = [t for t in tensors(state) if t.is_floating_point() and t.ndim != 3]  # latents [b, m, dz] are not
-        assert summed and all(t.dtype == torch.float32 for t in summed)
+        assert summed and all(t.dtype in (torch.float32, torch.float64) for t in summed)
     assert pred.mean.dtype == pred.stddev.dtype == torch.float32
     assert pred.joint_log_prob(t.yt.float()).isfinite().all()
     model.double()
