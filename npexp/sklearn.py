@@ -1,7 +1,7 @@
 """Neural processes as scikit-learn regressors."""
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +76,7 @@ class NPRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.random_state = random_state
         self.device = device
 
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None) -> "NPRegressor":
         """Learns from tasks, or from one data set and conditions on it.
 
         Args:
@@ -105,7 +105,7 @@ class NPRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self._train(tasks)
         return self._condition(tasks[0][0][:0], tasks[0][1][:0])
 
-    def condition(self, X: Any, y: Any) -> Self:
+    def condition(self, X: Any, y: Any) -> "NPRegressor":
         """Predicts for this data set from now on; the weights stay as they are.
 
         Args:
@@ -150,7 +150,7 @@ class NPRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         y = values.double().cpu().numpy()
         return y[..., 0] if self.y_ndim_ == 1 else y
 
-    def _condition(self, X: np.ndarray, y: np.ndarray) -> Self:
+    def _condition(self, X: np.ndarray, y: np.ndarray) -> "NPRegressor":
         self.y_ndim_ = y.ndim
         self.state_ = self.predictor_.condition(X, _columns(y))
         return self

@@ -14,6 +14,7 @@ from torch import Tensor
 from npexp.errors import ConfigError, DataError
 from npexp.models.base import NeuralProcess, State
 
+NO_STATE = "no state, or is damaged: condition anew, or give a file that `save` wrote"
 FORMAT = 1  # raise it whenever the same names mean something else
 
 
@@ -32,7 +33,8 @@ def save_state(model: NeuralProcess, state: State, path: str | Path) -> None:
     if not isinstance(state, State):
         raise DataError(f"expected a state as `condition` gives it, got {type(state).__name__}")
     path = Path(path)
-    content = {"npexp_state": FORMAT, "model": fingerprint(model), **dict(_leaves("state", state))}
+    leaves = dict(_leaves("state", state))
+    content = {"npexp_state": FORMAT, "model": fingerprint(model), "digest": _digest(leaves), **leaves}
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         torch.save(content, temporary)
@@ -62,11 +64,21 @@ def load_state(model: NeuralProcess, path: str | Path, device: str | torch.devic
         raise ConfigError(f"there is no file {path}")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-        version, owner = content["npexp_state"], str(content["model"])
-    except (RuntimeError, UnpicklingError, EOFError, LookupError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(
-            f"{path} is no state, or is damaged: condition anew, or give a file that `save` wrote"
-        ) from error
+        version, owner = content.pop("npexp_state"), str(content.pop("model"))
+        intact = content.pop("digest") == _digest(content)
+    except (
+        RuntimeError,
+        OSError,
+        EOFError,
+        UnpicklingError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:
+        raise DataError(f"{path} is {NO_STATE}") from error
+    if not intact:
+        raise DataError(f"{path} is {NO_STATE}")
     if version != FORMAT:
         raise DataError(f"{path} is a state of format {version}, this is format {FORMAT}: condition anew")
     if owner != fingerprint(model):
@@ -78,30 +90,36 @@ def load_state(model: NeuralProcess, path: str | Path, device: str | torch.devic
     with torch.inference_mode():
         form = model.encode(*(parameter.new_zeros(1, 0, d) for d in (model.dx, model.dy)))
     state = _fill("state", form, content)
-    if {name for name, _ in _leaves("state", state)} != content.keys() - {"npexp_state", "model"}:
+    needed, found = ({name for name, _ in _leaves("state", tree)} for tree in (form, state))
+    if not needed <= found == content.keys():
         raise DataError(f"{path} holds a state of another form than this {type(model).__name__}'s: condition anew")
     return state
 
 
 def fingerprint(model: NeuralProcess) -> str:
     """The model's class and a hash of its weights."""
+    return f"{type(model).__name__} {_digest(model.state_dict())}"
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """A hash of names, types, shapes and values; the file format does not check its own."""
     found = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return f"{type(model).__name__} {found.hexdigest()}"
+    return found.hexdigest()
 
 
 def _leaves(name: str, node: Any) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a nested (named) tuple under dotted names."""
     if isinstance(node, Tensor):
-        yield name, node.detach().contiguous().clone()  # a view would drag all it is a view of into the file
+        yield name, node.detach().clone()  # a view would drag all it is a view of into the file
     elif isinstance(node, tuple):
         for field, part in zip(getattr(node, "_fields", range(len(node))), node, strict=True):
             yield from _leaves(f"{name}.{field}", part)
 
 
-def _fill(name: str, form: Any, content: dict[str, Tensor]) -> Any:
+def _fill(name: str, form: Any, content: dict[str, Any]) -> Any:
     """The tuple `form` with the tensors of a file in place of its own, and None where the file has none."""
     if isinstance(form, tuple):
         fields = getattr(form, "_fields", range(len(form)))

@@ -14,25 +14,23 @@ def peak():
 
 torch.manual_seed(0)
 predictor = npexp.Predictor(npexp.build(sys.argv[1], dx=1, dy=1))
-chunk = 1000
-def stream(n):
+def stream(n, chunk=1000):
     for i in range(0, n, chunk):
         x = torch.linspace(-2, 2, chunk) + 1e-6 * i
         yield x, x.sin()
 
-predictor.condition(stream(2 * chunk))   # warm-up: thread pools, workspaces
+predictor.condition(stream(2000))   # warm-up: thread pools, workspaces
 before = peak()
-state = predictor.condition(stream(int(sys.argv[2])))
+state = predictor.condition(stream(int(sys.argv[2]), int(sys.argv[3])))
 assert predictor.predict(state, torch.zeros(1)).mean.isfinite().all() and int(state.n) == int(sys.argv[2])
 print(peak() - before)
 """
 
 
-def growth(name: str, points: int) -> float:
+def growth(name: str, points: int, chunk: int = 1000) -> float:
     """MiB by which the peak grows beyond that of two thousand points, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, name, str(points)], capture_output=True, text=True, env={"OMP_NUM_THREADS": "1"}
-    )
+    words = [sys.executable, "-c", SCRIPT, name, str(points), str(chunk)]
+    done = subprocess.run(words, capture_output=True, text=True, env={"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     return int(done.stdout) / 1024
 
@@ -46,3 +44,10 @@ def test_a_stream_needs_no_memory(name):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_measurement_sees_a_model_that_keeps_its_points():
     assert growth("lbanp", 100_000) > 40
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_million_points_need_no_memory():
+    """In chunks as large as the model takes at once, which need more than those of a thousand, but not with the stream."""
+    assert growth("cmanp", 1_000_000, 4000) < 64

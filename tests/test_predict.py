@@ -8,7 +8,7 @@ import torch
 import npexp
 from npexp.errors import ConfigError, DataError, ShapeError, UnsupportedError
 from npexp.likelihoods import DiagonalGaussian, SetMixture
-from tests.contracts.checks import tiny
+from tests.contracts.checks import MODELS, tiny
 
 RNG = np.random.default_rng(0)
 X, Y, XT = RNG.normal(size=(40, 2)), RNG.normal(size=(40, 2)), RNG.normal(size=(6, 2))
@@ -111,3 +111,80 @@ def test_bad_input_is_refused(untyped):
         p.sample(p.condition(X, Y), XT, mode="jiont")
     with pytest.raises(ConfigError, match="found nothing"):
         npexp.load_predictor("nowhere")
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if tiny(name).traits["remove"] == "exact"])
+def test_float32_models_remove_without_a_trace(name):
+    """States are made in float64 and read in float32, whatever the model."""
+    model = tiny(name).float()
+    p = npexp.Predictor(model)
+    state = p.remove(p.update(p.condition(X[:30], Y[:30]), X[30:], Y[30:]), X[:5], Y[:5])
+    found = p.predict(state, XT)
+    assert found.mean.dtype == torch.float32 and next(model.parameters()).dtype == torch.float32
+    x, y, xt = (torch.tensor(v, dtype=torch.float32)[None] for v in (X[5:], Y[5:], XT))
+    close(found, model(x, y, xt), rtol=1e-5, atol=1e-5)
+    nothing = p.predict(p.remove(state, X[5:], Y[5:]), XT)
+    close(nothing, p.predict(p.condition(X[:0], Y[:0]), XT), rtol=0, atol=0)
+
+
+class Evil:
+    def __reduce__(self):
+        import os
+
+        return os.system, ("touch pwned",)
+
+
+def checkpoint(path, spec, **extra):
+    torch.save({"hyper_parameters": {"net": spec}, "state_dict": {}, **extra}, path)
+    return path
+
+
+CNP_SPEC = {"class_path": "npexp.models.CNP", "init_args": {"dx": 1, "dy": 1}}
+
+
+@pytest.mark.parametrize(
+    "class_path",
+    [
+        "os.system",
+        "subprocess.Popen",
+        "builtins.eval",
+        "torch.nn.Linear",
+        "datamodules.DigitsData",
+        "npexp_evil.Model",
+        "npexp.loggers.MetricsFile",  # ours, but it writes files
+        "npexp.training_cli.CLI",
+        "npexp.models.base.Any",  # imported there, not made there
+        "npexp.likelihoods.base.nn",
+        "npexp.models.cnp.DeepSet",
+    ],
+)
+def test_checkpoints_cannot_name_other_classes(tmp_path, class_path):
+    spec = {"class_path": class_path, "init_args": {"args": "touch pwned"}}
+    nested = {**CNP_SPEC, "init_args": {**CNP_SPEC["init_args"], "likelihood": spec}}
+    deep = {**CNP_SPEC, "init_args": {**CNP_SPEC["init_args"], "likelihood": {"a": [{"b": spec}]}}}
+    for case in (spec, nested, deep):
+        with pytest.raises(ConfigError, match=r"refusing to load|is none"):
+            npexp.load_predictor(checkpoint(tmp_path / "evil.ckpt", case))
+
+
+def test_nothing_in_a_checkpoint_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="does not describe its model"):
+        npexp.load_predictor(checkpoint("evil.ckpt", CNP_SPEC, callbacks=Evil()))
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_checkpoints_must_fit_their_model(tmp_path):
+    with pytest.raises(ConfigError, match="weights in"):
+        npexp.load_predictor(checkpoint(tmp_path / "a.ckpt", CNP_SPEC))
+    with pytest.raises(ConfigError, match="describe a neural process, got a Gaussian"):
+        npexp.load_predictor(checkpoint(tmp_path / "b.ckpt", {"class_path": "npexp.likelihoods.Gaussian"}))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_loads_from_its_checkpoint(name, tmp_path):
+    """No shipped model needs a class that checkpoints must not name."""
+    model = npexp.build(name, dx=1, dy=1)
+    weights = {f"net.{k}": v for k, v in model.state_dict().items()}
+    path = checkpoint(tmp_path / "model.ckpt", model.spec, state_dict=weights)
+    assert type(npexp.load_predictor(path).model) is type(model)

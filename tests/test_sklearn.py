@@ -38,7 +38,7 @@ def sines(number, n, seed):
 @pytest.fixture(scope="module")
 def learnt():
     """A regressor that has learnt from sines."""
-    return NPRegressor(model_args={"dz": 64}, steps=500, random_state=0).fit(sines(200, 20, seed=0))
+    return NPRegressor(steps=300, learning_rate=5e-3, random_state=0).fit(sines(200, 20, seed=0))
 
 
 @pytest.fixture
@@ -52,23 +52,25 @@ def checkpoint(tmp_path):
     return tmp_path / "model.ckpt"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.DataConversionWarning", "ignore::FutureWarning")
-def test_the_checks_of_scikit_learn():
+def test_the_checks_of_scikit_learn(untyped):
     results = check_estimator(NPRegressor(**SMALL), on_fail=None, on_skip=None)
     assert {r["check_name"]: r["exception"] for r in results if r["status"] not in ("passed", "skipped")} == {}
     # one check wants another array library
     assert [r["check_name"] for r in results if r["status"] == "skipped"] == ["check_array_api_input"]
 
 
-def test_learning_from_tasks_beats_a_gaussian_process_that_starts_from_nothing(learnt):
-    kernel = ConstantKernel(1.0, "fixed") * RBF(1.0, "fixed") + WhiteKernel(0.0025, "fixed")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_learning_from_tasks_beats_a_gaussian_process_that_knows_no_other_task(learnt):
+    kernel = ConstantKernel() * RBF() + WhiteKernel(0.01)
     errors = []
     for x, y in sines(50, 25, seed=1):
         (xc, yc), (xt, yt) = (x[:5], y[:5]), (x[5:], y[5:])
-        gp = GaussianProcessRegressor(kernel).fit(xc, yc)
+        gp = GaussianProcessRegressor(kernel, normalize_y=True).fit(xc, yc)
         errors.append([learnt.condition(xc, yc).predict(xt) - yt, gp.predict(xt) - yt, yc.mean() - yt])
     ours, gp, mean = np.sqrt(np.mean(np.square(errors), (0, 2)))
-    assert ours < 0.85 * gp and ours < 0.6 * mean, (ours, gp, mean)
+    assert ours < 0.8 * gp and ours < 0.5 * mean, (ours, gp, mean)  # 0.47, 0.73, 1.17
     x, y = sines(1, 200, seed=2)[0]
     few, many = (learnt.condition(x[:n], y[:n]).predict(x[100:], return_std=True)[1].mean() for n in (2, 100))
     assert many < few < 1.5
@@ -114,7 +116,7 @@ def test_draws_have_the_moments_of_the_law_and_the_shapes_of_a_gaussian_process(
     x, y = rng.normal(size=(12, 2)), rng.normal(size=(12, 3))
     small = {"np": {"dz": 16, "dim_latent": 4}, "cnp": {"dz": 16}}[name]
     fitted = NPRegressor(name, model_args=small, steps=20, random_state=0).fit(x, y)
-    gp = GaussianProcessRegressor().fit(x, y)
+    gp = GaussianProcessRegressor(optimizer=None).fit(x, y)
     for ours, theirs in [
         (fitted.predict(x), gp.predict(x)),
         (fitted.predict(x, return_std=True)[1], gp.predict(x, return_std=True)[1]),
@@ -147,7 +149,7 @@ def test_mistakes(checkpoint, untyped):
     x, y = sines(1, 20, seed=0)[0]
     with pytest.raises(ConfigError, match="tasks or a checkpoint, got both"):
         NPRegressor(ckpt=str(checkpoint)).fit([(x, y)])
-    with pytest.raises(ShapeError, match="expected .n, 2."):
+    with pytest.raises(ShapeError, match=r"expected \[n, 2\]"):
         NPRegressor(ckpt=str(checkpoint)).fit(x, y)
     with pytest.raises(DataError, match="one or more tasks"):
         NPRegressor().fit([])

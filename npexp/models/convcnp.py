@@ -86,5 +86,6 @@ class ConvCNP(NeuralProcess):
 
     def _predict(self, state: State, xt: Tensor, mask_t: Tensor | None) -> Predictive:
         self.lattice.check("target", xt, mask_t)
-        grid = self.unet(mean_and_density(state.summary))
+        channels = mean_and_density(state.summary).to(next(self.unet.parameters()).dtype)
+        grid = self.unet(channels)
         return self.head(self.decoder(grid.flatten(2), xt), mask_t)

@@ -97,8 +97,8 @@ class ConvNP(LatentNeuralProcess):
         return summary - self._encode(points)
 
     def _latent(self, summary: Tensor) -> Normal:
-        features = self.to_latent(mean_and_density(summary)).flatten(1)
-        return latent_normal(features)
+        channels = mean_and_density(summary).to(next(self.to_latent.parameters()).dtype)
+        return latent_normal(self.to_latent(channels).flatten(1))
 
     def _decode(self, summary: Tensor, z: Tensor, xt: Tensor) -> Tensor:
         draws = z.flatten(0, 1).unflatten(-1, (-1, *self.lattice.shape))  # [s b, dim_latent, size, ..., size]

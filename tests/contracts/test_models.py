@@ -116,6 +116,7 @@ PUBLISHED = {
     "paper/lbanp": 792_514,
     "paper/lbanpnd": 903_253,
     "paper/cmanp": 1_341_634,
+    "paper/cmanpand": 1_452_373,
 }
 
 

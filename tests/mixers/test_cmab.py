@@ -2,6 +2,9 @@
 
 import copy
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -67,7 +70,7 @@ def test_what_is_not_refused_is_right(dtype):
         assert not refused
         torch.testing.assert_close(left.lse, expected.lse, rtol=0, atol=TOLERANCE)
         torch.testing.assert_close(left.out, expected.out, rtol=0, atol=3 * TOLERANCE)
-    assert refused and refused[0] > {torch.float32: 0.1, torch.float64: 0.5}[dtype]
+    assert refused and refused[0] > {torch.float32: 0.1, torch.float64: 0.3}[dtype]
 
 
 def stream(n, seed=1):
@@ -80,10 +83,9 @@ def gap(a, b):
     return max((a.mean - b.mean).abs().max().item(), (a.stddev - b.stddev).abs().max().item())
 
 
-@pytest.mark.parametrize("location_range", [None, 2.0])
-def test_a_thousand_single_updates_equal_one_encoding(location_range):
+def test_a_thousand_single_updates_equal_one_encoding():
     torch.manual_seed(0)
-    model = npexp.build("cmanp", dx=1, dy=1, **SMALL, location_range=location_range).eval()
+    model = npexp.build("cmanp", dx=1, dy=1, **SMALL).eval()
     (x, y), xt = stream(1034), torch.linspace(-2, 2, 40)[None, :, None]
     with torch.inference_mode():
         state = model.encode(x[:, :0], y[:, :0])
@@ -92,36 +94,47 @@ def test_a_thousand_single_updates_equal_one_encoding(location_range):
         assert gap(model.predict(state, xt), model(x, y, xt)) < 1e-5
 
 
+DRIFT = """
+import torch, npexp
+torch.manual_seed(0)
+small = dict(dz=16, num_layers=1, num_heads=2, dim_feedforward=16, num_latents=8, num_block_latents=8)
+model = npexp.build("cmanp", dx=1, dy=1, **small)  # float32, latents with places
+predictor, xt, window = npexp.Predictor(model), torch.linspace(-2, 2, 40), 50
+x = 4 * torch.rand(window + 10_000, generator=torch.Generator().manual_seed(1)) - 2
+y, worst = (3 * x).sin(), 0.0
+state = predictor.condition(x[:window], y[:window])
+for i in range(10_000):
+    state = predictor.update(state, x[window + i : window + i + 1], y[window + i : window + i + 1])
+    state = predictor.remove(state, x[i : i + 1], y[i : i + 1])
+    if i % 500 == 499:
+        found, left = predictor.predict(state, xt), slice(i + 1, i + 1 + window)
+        expected = model(x[None, left, None], y[None, left, None], xt[None, :, None])
+        worst = max(worst, *((getattr(found, m) - getattr(expected, m)).abs().max().item() for m in ("mean", "stddev")))
+assert int(state.n) == window
+print(worst)
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("location_range", "window"), [(None, 50), (2.0, 50)])
-def test_a_window_slides_ten_thousand_points_without_drift(location_range, window):
-    """A float32 model, conditioned all at once, then point by point."""
-    torch.manual_seed(0)
-    model = npexp.build("cmanp", dx=1, dy=1, **SMALL, location_range=location_range)
-    predictor, xt = npexp.Predictor(model), torch.linspace(-2, 2, 40)
-    x, y = (v[0] for v in stream(window + 10_000))
-    state = predictor.condition(x[:window], y[:window])
-    for i in range(10_000):
-        state = predictor.update(state, x[window + i : window + i + 1], y[window + i : window + i + 1])
-        state = predictor.remove(state, x[i : i + 1], y[i : i + 1])
-        if i % 2500 == 2499:
-            found = predictor.predict(state, xt)
-            expected = model(*(v[None, i + 1 : i + 1 + window] for v in (x, y)), xt[None, :, None])
-            assert gap(found, expected) < 1e-4
-    assert int(state.n) == window
+def test_ten_thousand_insertions_and_removals_leave_no_trace():
+    """A window over a stream, conditioned at once, then point by point; without type checks, which take longer."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", DRIFT], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-4
 
 
 def test_the_predictor_removes_what_a_float32_model_cannot():
-    """A window that has left a region: the model alone refuses, the predictor's float64 copy does not."""
+    """A whole region goes: the model alone refuses, the predictor's float64 copy does not."""
     torch.manual_seed(0)
     model = npexp.build("cmanp", dx=1, dy=1, **SMALL, location_range=2.0).eval()
     predictor, xt = npexp.Predictor(model), torch.linspace(-2, 2, 40)
-    x = torch.linspace(-1, 1, 60)[:, None]
-    y = x.sin()
+    x = torch.linspace(-2, 2, 80)[:, None]
+    y, gone = x.sin(), x[:, 0].abs() < 0.8
     with torch.inference_mode(), pytest.raises(PrecisionError, match=r"npexp\.Predictor"):
-        model.remove(model.encode(x[None], y[None]), x[None, :25], y[None, :25])
-    left = predictor.remove(predictor.condition(x, y), x[:25], y[:25])
-    assert gap(predictor.predict(left, xt), model(x[None, 25:], y[None, 25:], xt[None, :, None])) < 1e-5
+        model.remove(model.encode(x[None], y[None]), x[None, gone], y[None, gone])
+    left = predictor.remove(predictor.condition(x, y), x[gone], y[gone])
+    assert gap(predictor.predict(left, xt), model(x[None, ~gone], y[None, ~gone], xt[None, :, None])) < 1e-5
 
 
 def test_a_predictor_notices_that_its_model_was_trained_on():

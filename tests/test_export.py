@@ -1,0 +1,158 @@
+"""ONNX files: the same numbers as PyTorch, at sizes that were not traced, without PyTorch."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from onnxruntime import InferenceSession
+
+import npexp
+from npexp import export
+from npexp.cli import main
+from npexp.errors import ConfigError, UnsupportedError
+from npexp.export import export_onnx
+from tests.contracts.checks import tiny
+
+pytestmark = pytest.mark.usefixtures("untyped")  # shape checks would be traced along
+
+SCALING = {"x_shift": [2e4, 0.0], "x_scale": [3.0, 1.0], "y_shift": [-5.0, 1e3], "y_scale": [0.1, 100.0]}
+CASES = {
+    "np": {},
+    "cmanp": {"num_layers": 1},
+    "linear_tnp_raw": {"num_layers": 1},
+    "hypermixer_tnp_raw": {"num_layers": 1},
+}
+
+
+def load(folder):
+    """The graphs and the manifest, as a reader of files has them."""
+    graphs = {name: InferenceSession(folder / f"{name}.onnx") for name in ("encode", "update", "predict")}
+    return graphs, json.loads((folder / "manifest.json").read_text())
+
+
+def stream(graphs, manifest, chunks, xt):
+    """What the files predict after a stream of chunks, and the state."""
+    names = [tensor["name"] for tensor in manifest["state"]]
+    state = None
+    for x, y, mask in chunks:
+        feed = {"x": x, "y": y, "mask": mask}
+        state = graphs["encode"].run(None, feed) if state is None else graphs["update"].run(None, feed | state)
+        state = dict(zip(names, state, strict=True))
+    return graphs["predict"].run(None, {"xt": xt} | state), state
+
+
+def draw(rng, b, n, d=2):
+    return rng.normal(size=(b, n, d)).astype(np.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_a_stream_through_the_files_is_one_encode_in_pytorch(name, tmp_path):
+    model = tiny(name, **CASES[name]).float()
+    export_onnx(npexp.Predictor(model), tmp_path / "new" / "files")
+    graphs, manifest = load(tmp_path / "new" / "files")
+    assert (manifest["dx"], manifest["dy"], manifest["inputs"]) == (2, 2, "float32")
+    assert manifest["model"] == model.spec and manifest["scaling"] is None
+    rng = np.random.default_rng(0)
+    for b, sizes, nt in [(1, (1,), 1), (4, (30, 1, 0, 9), 13), (2, (0, 6), 3), (3, (200, 100), 50)]:
+        x, y, xt = draw(rng, b, sum(sizes)), draw(rng, b, sum(sizes)), draw(rng, b, nt)
+        mask = rng.random((b, sum(sizes))) < 0.7
+        x[~mask] = np.nan  # padding may hold anything
+        chunks = [
+            [part[:, end - n : end] for part in (x, y, mask)] for n, end in zip(sizes, np.cumsum(sizes), strict=True)
+        ]
+        (mean, stddev), state = stream(graphs, manifest, chunks, xt)
+        with torch.no_grad():
+            law = model(*(torch.as_tensor(part) for part in (x, y, xt, mask)))
+        np.testing.assert_allclose(mean, law.mean, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(stddev, law.stddev, rtol=1e-4)
+        for tensor in manifest["state"]:
+            found = state[tensor["name"]]
+            assert (found.dtype.name, list(found.shape)) == (tensor["dtype"], [b, *tensor["shape"][1:]])
+
+
+@pytest.mark.slow
+def test_raw_units_and_nothing_but_files(tmp_path):
+    """The command, on data that float32 cannot hold; the files are then run by a process without PyTorch."""
+    model = tiny("cnp").float()
+    state_dict = {f"net.{k}": v for k, v in model.state_dict().items()}
+    content = {"state_dict": state_dict, "hyper_parameters": {"net": model.spec}, "scaling": SCALING}
+    torch.save(content, tmp_path / "model.ckpt")
+    assert main(["export", "--ckpt_path", str(tmp_path / "model.ckpt"), "--out", str(tmp_path / "files")]) == 0
+    rng = np.random.default_rng(0)
+    x, xt = (np.array([2e4, 0.0]) + 1e-3 * rng.normal(size=(1, n, 2)) for n in (40, 6))
+    y = np.array([-5.0, 1e3]) + rng.normal(size=(1, 40, 2))
+    np.savez(tmp_path / "data.npz", x=x, y=y, xt=xt)
+    code = """
+import json, sys
+import numpy as np
+from onnxruntime import InferenceSession
+folder, data = sys.argv[1], np.load(sys.argv[2])
+encode, update, predict = (InferenceSession(f"{folder}/{name}.onnx") for name in ("encode", "update", "predict"))
+names = [tensor["name"] for tensor in json.load(open(f"{folder}/manifest.json"))["state"]]
+def part(rows):
+    return {"x": data["x"][:, rows], "y": data["y"][:, rows], "mask": np.ones(data["x"][:, rows].shape[:2], bool)}
+state = encode.run(None, part(slice(0, 25)))
+state = update.run(None, part(slice(25, 40)) | dict(zip(names, state)))
+mean, stddev = predict.run(None, {"xt": data["xt"]} | dict(zip(names, state)))
+assert "torch" not in sys.modules
+np.savez(sys.argv[2], mean=mean, stddev=stddev)
+"""
+    words = [sys.executable, "-c", code, str(tmp_path / "files"), str(tmp_path / "data.npz")]
+    subprocess.run(words, check=True, timeout=60)
+    found, predictor = np.load(tmp_path / "data.npz"), npexp.load_predictor(tmp_path / "model.ckpt")
+    law = predictor.predict(predictor.condition(x, y), xt)
+    np.testing.assert_allclose(found["mean"], law.mean, rtol=1e-5)
+    np.testing.assert_allclose(found["stddev"], law.stddev, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_wrong_graphs_are_not_kept(tmp_path, monkeypatch):
+    class Wrong(export._Predict):
+        def forward(self, xt, *flat):
+            mean, stddev = super().forward(xt, *flat)
+            return mean + 0.05 * stddev, stddev
+
+    monkeypatch.setattr(export, "_Predict", Wrong)
+    with pytest.raises(UnsupportedError, match=r"CNP .* differ from PyTorch by 0\.05 standard"):
+        export_onnx(npexp.Predictor(tiny("cnp")), tmp_path / "files")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_that_cannot_are_told_which_can(tmp_path):
+    for name, message in {
+        "lbanp": "LBANP cannot be exported, since it needs its whole context again; models that can be: cnp, np, cmanp",
+        "linear_tnp": "TNP cannot be exported, since it needs its whole context",
+        "tnp": "TNP cannot be exported, since it needs its whole context",
+        "cmanpand": "CMANP cannot be exported as it decodes targets in several steps",
+        "convcnp": "ConvCNP cannot be exported: PyTorch cannot write encode.onnx",  # it looks at its data
+    }.items():
+        with pytest.raises(UnsupportedError, match=message):
+            export_onnx(npexp.Predictor(tiny(name)), tmp_path / "files")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes(tmp_path, monkeypatch, capsys):
+    predictor = npexp.Predictor(tiny("cnp"))
+    (tmp_path / "file").write_text("something")
+    for place in (tmp_path, tmp_path / "file"):
+        with pytest.raises(ConfigError, match="new or empty folder"):
+            export_onnx(predictor, place)
+    with pytest.raises(ConfigError, match="cannot write to"):
+        export_onnx(predictor, tmp_path / "file" / "folder")
+    assert main(["export", "--ckpt_path", str(tmp_path / "none.ckpt"), "--out", str(tmp_path / "files")]) == 2
+    assert main(["export", "--ckpt", "x"]) == 2
+    assert "there is no checkpoint" in capsys.readouterr().err
+    monkeypatch.setattr(export, "find_spec", lambda package: None if package == "onnxscript" else package)
+    with pytest.raises(ConfigError, match=r"needs onnxscript: pip install \"npexp\[onnx\]\""):
+        export_onnx(predictor, tmp_path / "files")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_command_line_imports_it_only_when_asked():
+    code = "import sys, npexp.cli, npexp.commands; print('npexp.export' in sys.modules, 'onnx' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"
