@@ -161,6 +161,7 @@ class Predictor:
         weights = [(p.data_ptr(), p._version) for p in self.model.parameters()]  # changes when the model is trained on
         if self._copy is None or self._copy[0] != weights:
             self._copy = weights, copy.deepcopy(self.model).double()
+            self._copy[1].chunk_size = max(1, self.model.chunk_size // 2)  # for as many bytes
         return self._copy[1]
 
     def _chunks(self, x: Array | Chunks, y: Array | None, model: NeuralProcess) -> Iterable[tuple[Tensor, Tensor]]:

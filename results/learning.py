@@ -1,6 +1,6 @@
-"""How far each variant gets on 1-D RBF Gaussian processes in the computing time of 15,000 CNP steps on one thread.
+"""How far each variant gets on 1-D RBF Gaussian processes in the computing time of 8,000 CNP steps on one thread.
 
-    OMP_NUM_THREADS=1 python results/learning.py [--cnp_steps 15000] [--only NAME ...]
+    OMP_NUM_THREADS=1 python results/learning.py [--cnp_steps 8000] [--only NAME ...]
 
 The training step of every `conf/experiment/gp_rbf_*.yaml` is timed in turns with CNP's, so that other work on the
 machine slows both alike; then the variant is trained for as many steps as fit, with its cosine schedule over just
@@ -87,7 +87,7 @@ def measure(name: str, cnp_steps: int) -> dict[str, object]:
 def main() -> None:
     """Fills the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cnp_steps", type=int, default=15_000, help="steps of CNP whose time each variant gets")
+    parser.add_argument("--cnp_steps", type=int, default=8_000, help="steps of CNP whose time each variant gets")
     parser.add_argument("--only", nargs="+", help="these variants")
     args = parser.parse_args()
     every = sorted(p.stem.removeprefix("gp_rbf_") for p in EXPERIMENTS.glob("gp_rbf_*.yaml"))

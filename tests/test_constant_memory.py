@@ -49,5 +49,5 @@ def test_the_measurement_sees_a_model_that_keeps_its_points():
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_million_points_need_no_memory():
-    """In chunks as large as the model takes at once, which need more than those of a thousand, but not with the stream."""
-    assert growth("cmanp", 1_000_000, 4000) < 64
+    """In chunks that are larger than what the model takes in at once, for speed."""
+    assert growth("cmanp", 1_000_000, 10_000) < 64

@@ -94,7 +94,7 @@ class _Pseudo(Mixer):
         self.attention = _attention(*network)
 
     def weights(self, ctx: Tokens) -> Tensor:
-        """What each place takes of each context point, `[b, m, nc]`; sums to 1 over real points; 0 if there are none."""
+        """What each place takes of the context, `[b, m, nc]`; summing to 1 over real points; 0 if there are none."""
         mask = real(ctx.mask, ctx.h)[:, None]
         logits = self.place(ctx.h).mT.to(ctx.x.dtype)
         return logits.masked_fill(~mask, torch.finfo(logits.dtype).min).softmax(-1) * mask
