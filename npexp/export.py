@@ -64,8 +64,8 @@ CHECKED = (Sizes(1, 1, 1), Sizes(2, 11, 4), Sizes(4, 0, 9))
 def export_onnx(predictor: Predictor, folder: str | Path) -> dict[str, Any]:
     """Writes encode.onnx, update.onnx, predict.onnx and manifest.json into a new folder, all of them or none.
 
-    They compute in float32; where the predictor has a scaling, x, y and xt are raw float64. Takes some ten seconds
-    for a deep set, a minute or two for six layers. Before they are kept, the graphs are run by onnxruntime on streams of
+    They compute in float32; where the predictor has a scaling, x, y and xt are raw float64. Takes some ten seconds for
+    a deep set, a minute or two for six layers. Before they are kept, the graphs are run by onnxruntime on streams of
     several sizes and compared with PyTorch.
 
     Args:
