@@ -33,6 +33,9 @@ def test_commands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     pd.DataFrame({"x": [0.0, 0.5, 1.0, 0.7], "y": [0.1, -0.2, 0.3, None]}).to_csv("points.csv", index=False)
+    monkeypatch.setattr(sys, "argv", ["npexp"])
+    x = "fit --config base --config model/cnp --config data/gp_rbf --name x"  # the run that stands for the reader's own
+    assert main(shorter(x.split(), 1)) == 0
     assert len(COMMANDS) >= 8, COMMANDS
     for steps, command in enumerate(COMMANDS, start=2):
         words = shlex.split(command)[1:]
@@ -44,7 +47,8 @@ def test_commands(tmp_path, monkeypatch):
     assert {"y_mean", "y_stddev"} <= set(written.columns) and written["y_mean"].notna().all()
 
 
-def test_snippets(capsys):
+def test_snippets(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     snippets = [block for kind, block in BLOCKS if kind == "python"]
     assert len(snippets) >= 2
     for snippet in snippets:
