@@ -21,8 +21,8 @@ def attend(
 ) -> Float[Tensor, "b h nq dh"]:
     """Softmax attention through PyTorch's fused kernel: time O(nq nk), memory O(nq + nk).
 
-    A mask `[b, nk]` is broadcast, never materialised to `[b, h, nq, nk]`, and `q`, `k` and `v` share one head size: either
-    slip would silently select the quadratic-memory path.
+    A mask `[b, nk]` is broadcast, never materialised to `[b, h, nq, nk]`, and `q`, `k` and `v` share one head size:
+    either slip would silently select the quadratic-memory path.
     """
     if k.shape[2] == 0:  # zeros, but with a graph: distributed training wants a gradient for every parameter
         return attend_part(q, k, v).out.to(q.dtype)
