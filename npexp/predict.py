@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from npexp.batch import check_finite, check_points
-from npexp.errors import ConfigError, DataError, ShapeError
-from npexp.likelihoods import Autoregressive, Decoding, Predictive
-from npexp.models.base import NeuralProcess, State
+from npexp.errors import ConfigError, DataError, PrecisionError, ShapeError
+from npexp.likelihoods import Decoding, Predictive
+from npexp.models.base import NeuralProcess, Points, State, join
 from npexp.registry import instantiate
 from npexp.scaling import Scaling
 from npexp.states import load_state, save_state
@@ -37,18 +37,25 @@ class Predictor:
         device: where to compute.
         scaling: what was done to the data that the model was trained on, as `npexp.scaling.Scaling` has it: everything
             here is then in raw units, arrays that come and laws that go. None where nothing was done.
+        keep_points: states remember their points too, O(n) memory, for models that would not. A removal that rounding
+            would spoil, as when a window leaves a region behind, then encodes the points that are left.
 
     Raises:
         ConfigError: a scaling that does not fit the model.
     """
 
     def __init__(
-        self, model: NeuralProcess, device: str | torch.device = "cpu", scaling: dict[str, list[float]] | None = None
+        self,
+        model: NeuralProcess,
+        device: str | torch.device = "cpu",
+        scaling: dict[str, list[float]] | None = None,
+        keep_points: bool = False,
     ):
         self.model = model.eval().to(device)
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
         self.scaling = None if scaling is None else Scaling.make(scaling, model.dx, model.dy)
+        self.keep_points = keep_points and model.update_rule == "exact"  # other states hold their points anyway
         self._copy: tuple[Any, NeuralProcess] | None = None
 
     @torch.inference_mode()
@@ -65,7 +72,8 @@ class Predictor:
         if learner.update_rule == "exact":
             state = None
             for cx, cy in chunks:
-                state = learner.encode(cx, cy) if state is None else learner.update(state, cx, cy)
+                new = Points(cx, cy, None)
+                state = self._keep(learner.encode(cx, cy), new) if state is None else self._add(learner, state, new)
         else:  # re-encoding after every chunk would be wasted
             parts = list(chunks)
             state = learner.encode(*(torch.cat(p, 1) for p in zip(*parts, strict=True))) if parts else None
@@ -78,7 +86,7 @@ class Predictor:
         """A state that has seen these points too; takes chunks like `condition`."""
         learner = self._learner()
         for cx, cy in self._chunks(x, y, learner):
-            state = learner.update(state, cx, cy)
+            state = self._add(learner, state, Points(cx, cy, None))
         return state
 
     @torch.inference_mode()
@@ -87,12 +95,21 @@ class Predictor:
 
         Raises:
             UnsupportedError: the model's traits say remove: none.
-            DataError: more points than the state has seen.
-            PrecisionError: so little is left of what some softmax saw that rounding would spoil it, even in float64.
+            DataError: more points than the state has seen, or with `keep_points` others than it has.
+            PrecisionError: so little is left of what some softmax saw that rounding would spoil it, even in float64,
+                and the points are not kept.
         """
         learner = self._learner()
         for cx, cy in self._chunks(x, y, learner):
-            state = learner.remove(state, cx, cy)
+            if not self.keep_points or state.context is None:
+                state = learner.remove(state, cx, cy)
+                continue
+            left = without(state.context, cx, cy)
+            try:
+                state = learner.remove(state, cx, cy)
+            except PrecisionError:
+                state = learner.encode(left.x, left.y)
+            state = self._keep(state, left)
         return state
 
     def save(self, state: State, path: str | Path) -> None:
@@ -120,7 +137,7 @@ class Predictor:
         """
         x = self._inputs(xt)
         law = self.model.predict(state, x) if decoding is None else self.model.chain(state, x, None, decoding)
-        return law if self.scaling is None else self.scaling.law(law)
+        return self._raw(law)
 
     @torch.inference_mode()
     def sample(
@@ -146,13 +163,23 @@ class Predictor:
             raise ConfigError(f"expected mode 'joint', 'autoregressive' or 'marginal', got '{mode}'")
         if decoding is not None and mode != "autoregressive":
             raise ConfigError(f"a decoding belongs to mode 'autoregressive', got '{mode}'")
-        law = self.predict(state, xt, decoding or (Decoding() if mode == "autoregressive" else None))
         if mode != "marginal":
-            return law.sample(n)
-        # shuffling the draws of each target keeps its law and nothing else
-        draws = (law.alone if isinstance(law, Autoregressive) else law).sample(n)
+            return self.predict(state, xt, decoding or (Decoding() if mode == "autoregressive" else None)).sample(n)
+        # the law in one step; shuffling the draws of each target keeps its law and nothing else
+        draws = self._raw(self.model.chain(state, self._inputs(xt)).alone).sample(n)
         order = torch.rand(draws.shape[:3], device=draws.device).argsort(0)
         return draws.gather(0, order[..., None].expand_as(draws))
+
+    def _raw(self, law: Predictive) -> Predictive:
+        """The model's law in raw units."""
+        return law if self.scaling is None else self.scaling.law(law)
+
+    def _keep(self, state: State, points: Points) -> State:
+        return state._replace(context=points) if self.keep_points else state
+
+    def _add(self, learner: NeuralProcess, state: State, new: Points) -> State:
+        points = new if state.context is None else join(state.context, new)
+        return self._keep(learner.update(state, new.x, new.y), points)
 
     def _learner(self) -> NeuralProcess:
         """What makes states: the model, or its copy in float64 where points can be taken out again."""
@@ -199,7 +226,26 @@ class Predictor:
         return values
 
 
-def load_predictor(path: str | Path, device: str | torch.device = "cpu") -> Predictor:
+def without(points: Points, x: Tensor, y: Tensor) -> Points:
+    """The points that are left when x `[b, n, dx]` and y `[b, n, dy]` are taken out, each of them once: O(n) passes.
+
+    Raises:
+        DataError: one of them is not among the points.
+    """
+    kept, gone = torch.cat([points.x, points.y], -1), torch.cat([x, y], -1)
+    there = torch.ones(kept.shape[:2], dtype=torch.bool, device=kept.device)
+    for i in range(gone.shape[1]):
+        found = there & (kept == gone[:, i : i + 1]).all(-1)
+        if not bool(found.any(1).all()):
+            task = int((~found.any(1)).nonzero()[0])
+            raise DataError(f"point {i} of task {task} is not among those the state has seen: it cannot be removed")
+        there = there.scatter(1, found.to(torch.uint8).argmax(1, keepdim=True), False)
+    left = kept.shape[1] - gone.shape[1]
+    rows = kept[there].unflatten(0, (len(kept), left))
+    return Points(rows[..., : x.shape[2]], rows[..., x.shape[2] :], None)
+
+
+def load_predictor(path: str | Path, device: str | torch.device = "cpu", keep_points: bool = False) -> Predictor:
     """The predictor of a finished run, from its checkpoint alone: no YAML, and nothing is unpickled.
 
     Arrays and predictions are in the raw units of the data, whatever they were scaled to for training. A checkpoint
@@ -208,6 +254,7 @@ def load_predictor(path: str | Path, device: str | torch.device = "cpu") -> Pred
     Args:
         path: a checkpoint file, or the folder of a run or of one of its versions, whose best checkpoint is taken.
         device: where to compute.
+        keep_points: see `Predictor`.
 
     Raises:
         ConfigError: no such file, a checkpoint that was not written by `npexp fit`, or one that names other classes.
@@ -238,4 +285,4 @@ def load_predictor(path: str | Path, device: str | torch.device = "cpu") -> Pred
         model.load_state_dict({k.removeprefix("net."): v for k, v in found.items() if k.startswith("net.")})
     except RuntimeError as error:
         raise ConfigError(f"the weights in {path} are not those of the model it describes: {error}") from error
-    return Predictor(model, device, checkpoint.get("scaling"))
+    return Predictor(model, device, checkpoint.get("scaling"), keep_points)

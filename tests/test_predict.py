@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import npexp
-from npexp.errors import ConfigError, DataError, ShapeError, UnsupportedError
+from npexp.errors import ConfigError, DataError, PrecisionError, ShapeError, UnsupportedError
 from npexp.likelihoods import DiagonalGaussian, SetMixture
 from tests.contracts.checks import MODELS, tiny
 
@@ -188,3 +188,41 @@ def test_every_model_loads_from_its_checkpoint(name, tmp_path):
     weights = {f"net.{k}": v for k, v in model.state_dict().items()}
     path = checkpoint(tmp_path / "model.ckpt", model.spec, state_dict=weights)
     assert type(npexp.load_predictor(path).model) is type(model)
+
+
+def test_kept_points_rescue_removals_that_rounding_would_spoil():
+    """A window that slides along x leaves the places of latents behind; float64 cannot hold what is left there."""
+    x, y = np.linspace(-1, 1, 60)[:, None].repeat(2, 1), RNG.normal(size=(60, 2))
+    plain, keeping = (npexp.Predictor(tiny("cmanp", location_range=2.0), keep_points=k) for k in (False, True))
+    with pytest.raises(PrecisionError, match="encode the points that remain"):
+        plain.remove(plain.condition(x, y), x[:50], y[:50])
+    state = keeping.condition((x[i : i + 7], y[i : i + 7]) for i in range(0, 60, 7))
+    for i in range(50):
+        state = keeping.remove(state, x[[i]], y[[i]])
+    state = keeping.update(state, X[:3], Y[:3])
+    assert state.context.x.shape == (1, 13, 2) and int(state.n) == 13
+    expected = plain.predict(plain.condition(np.vstack([x[50:], X[:3]]), np.vstack([y[50:], Y[:3]])), XT)
+    close(keeping.predict(state, XT), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_kept_points_are_taken_out_one_for_one(tmp_path):
+    p = npexp.Predictor(tiny("cnp"), keep_points=True)
+    state = p.condition(np.vstack([X, X[:2]]), np.vstack([Y, Y[:2]]))  # two points seen twice
+    state = p.remove(state, X[:2], Y[:2])
+    assert state.context.x.shape == (1, 40, 2)
+    close(p.predict(state, XT), p.predict(p.condition(X, Y), XT))
+    with pytest.raises(DataError, match="point 1 of task 0 is not among"):
+        p.remove(state, X[:2], np.vstack([Y[:1], Y[:1]]))
+    p.save(state, tmp_path / "state.pt")
+    left = p.remove(p.load(tmp_path / "state.pt"), X[:30], Y[:30])
+    close(p.predict(left, XT), p.predict(p.condition(X[30:], Y[30:]), XT))
+
+
+def test_marginal_draws_of_a_decoding_model_are_of_its_law_in_one_step():
+    torch.manual_seed(0)
+    scaling = {"x_shift": [0.0, 0.0], "x_scale": [1.0, 1.0], "y_shift": [3.0, 0.0], "y_scale": [2.0, 1.0]}
+    p = npexp.Predictor(tiny("tnpa"), scaling=scaling)
+    state, n = p.condition(X, Y), 20_000
+    law, draws = p.predict(state, XT), p.sample(state, XT, n=n, mode="marginal")
+    assert ((draws.mean(0) - law.mean).abs() < 5 * law.stddev / n**0.5).all()
+    torch.testing.assert_close(draws.std(0), law.stddev, rtol=0.05, atol=0)

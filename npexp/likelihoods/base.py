@@ -5,6 +5,7 @@ side by side, which `SetMixture` turns into a mixture over whole sets.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from copy import copy
 from functools import cache
 
@@ -75,7 +76,7 @@ class Predictive(ABC):
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return high
 
-    def quantile(self, levels: Float[Tensor, " q"]) -> Float[Tensor, "q b nt dy"]:
+    def quantile(self, levels: Float[Tensor, " q"] | Sequence[float]) -> Float[Tensor, "q b nt dy"]:
         """Values below which each output falls with the given probabilities, 0 < level < 1."""
         mean = self.mean
         return self.icdf(torch.as_tensor(levels).to(mean)[:, None, None, None].expand(-1, *mean.shape))

@@ -20,8 +20,9 @@ class TNPA(SequentialTNP):
     directions and is invariant to permutations; the order of the targets matters.
 
     With a `buffer_size` K it is the causal autoregressive buffer (Hassan et al. 2025, arXiv 2510.09477): after every K
-    realised targets the context is encoded anew with them in it; K = 1 is TNP-D decoded autoregressively. Training then shows no realised target to half of the
-    targets and a random number of them to the others, so that one network predicts well from any filling.
+    realised targets the context is encoded anew with them in it; K = 1 is TNP-D decoded autoregressively. Training then
+    shows no realised target to half of the targets and a random number of them to the others, so that one network
+    predicts well from any filling.
 
     Args:
         dx: input size.
