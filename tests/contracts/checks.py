@@ -206,6 +206,20 @@ def remove_undoes_update(model: NeuralProcess) -> None:
     assert torch.equal(model.predict(left, t.xt).mean[2], model.predict(state, t.xt).mean[2])
 
 
+def float64_states_serve_float32_models(model: NeuralProcess) -> None:
+    """A predictor makes states that points can leave in float64, whatever the model's own precision."""
+    t = tasks()
+    state = model.encode(t.xc, t.yc)
+    expected = model.predict(state, t.xt).mean
+    model.float()
+    pred = model.predict(state, t.xt.float())
+    assert pred.mean.dtype == torch.float32
+    torch.testing.assert_close(pred.mean.double(), expected, rtol=1e-3, atol=1e-4)
+    told = model.update(state, t.xt.float(), t.yt.float())
+    assert model.predict(told, t.xt.float()).mean.isfinite().all()
+    model.double()
+
+
 def every_parameter_learns(model: NeuralProcess) -> None:
     """Gradients are finite and reach every parameter."""
     model.zero_grad()

@@ -24,6 +24,7 @@ def test_updates_and_removals_as_claimed(name):
         checks.chunks_do_not_matter(model)
     if model.traits["remove"] == "exact":
         checks.remove_undoes_update(model)
+        checks.float64_states_serve_float32_models(model)
     else:
         t = tasks()
         with pytest.raises(UnsupportedError, match="cannot remove"):
