@@ -62,7 +62,9 @@ def _listing(name: str, title: str, entries: Callable[[], dict[str, dict[str, An
 
 
 def print_listing(title: str, entries: Mapping[str, Mapping[str, Any]]) -> None:
-    """Prints names as rows; yes-or-no traits share one column that names those that hold.
+    """Prints names as rows; yes-or-no traits share one column, which names what sets an entry apart.
+
+    A trait that most entries have is said once, under the table, and where it is missing.
 
     Args:
         title: stands above the table.
@@ -75,17 +77,25 @@ def print_listing(title: str, entries: Mapping[str, Mapping[str, Any]]) -> None:
     keys = list(dict.fromkeys(key for traits in entries.values() for key in traits))
     flags = {key for key in keys if all(isinstance(traits.get(key), bool) for traits in entries.values())}
     columns = [key for key in keys if key not in flags]
+    usual = [key for key in keys if key in flags and 2 * sum(t[key] for t in entries.values()) > len(entries)]
     table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, header_style="bold")
     table.add_column("name", no_wrap=True)
     for column in columns:
         is_number = all(isinstance(traits.get(column), int) for traits in entries.values())
-        table.add_column(column.replace("_", " "), justify="right" if is_number else "left")
+        justify = "right" if is_number else "left"
+        table.add_column(column.replace("_", " "), justify=justify, min_width=len(column) if is_number else None)
     if flags:
         table.add_column("traits")
     for name, traits in entries.items():
-        holding = ", ".join(key.replace("_", " ") for key in keys if key in flags and traits[key])
-        table.add_row(name, *(_words(traits.get(column)) for column in columns), *([holding] if flags else []))
-    Console().print(table)
+        special = [
+            ("not " if key in usual else "") + key for key in keys if key in flags and traits[key] != (key in usual)
+        ]
+        words = ", ".join(special).replace("_", " ")
+        table.add_row(name, *(_words(traits.get(column)) for column in columns), *([words] if flags else []))
+    console = Console()
+    console.print(table)
+    if usual:
+        console.print(f"Unless said otherwise: {', '.join(usual)}.".replace("_", " "))
 
 
 def _words(value: Any) -> str:

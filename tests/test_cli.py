@@ -144,6 +144,14 @@ def test_a_run_from_fit_to_predict(here, capsys):
     assert run("validate", "--name", "tiny") == 0
     assert (folder / "config.yaml").read_text() == config and sorted(p.name for p in folder.parent.iterdir()) == ["0"]
 
+    # A test may decode in another way than the model does by itself; what was trained stays as it is.
+    assert run("test", "--config", "tiny.yaml", "--model.decoding.order=random", "--model.energy_score=false") == 0
+    decoded = json.loads((folder / "test_metrics.json").read_text())
+    assert "order random" in decoded["decoding"] and "test/energy_score" not in decoded
+    assert decoded["test/loglik_marginal"] == pytest.approx(found["test/loglik_marginal"], rel=1e-6)
+    assert abs(decoded["test/loglik_joint"] - found["test/loglik_joint"]) > 1e-6
+    assert run("test", "--config", "tiny.yaml", "--model.decoding.order=rnadom") == 2
+
     y = [1, 2, np.nan, 0, 3, np.nan, 1]
     points = pd.DataFrame({"task": list("aaaabbb"), "x": np.linspace(-1, 1, 7), "y": y})
     points.to_csv("points.csv", index=False)
