@@ -104,7 +104,7 @@ class NPModule(LightningModule):
     def training_step(self, batch: TaskBatch, batch_idx: int) -> torch.Tensor:
         """One step of the objective."""
         loss = OBJECTIVES[self.objective](self.net, batch, self.num_samples, self.include_context)
-        if batch_idx % self.trainer.log_every_n_steps == 0 and not loss.total.isfinite():
+        if batch_idx % max(self.trainer.log_every_n_steps, 1) == 0 and not loss.total.isfinite():
             raise DivergenceError(
                 f"the training loss is {loss.total.item()} at step {self.global_step}: lower the learning rate, clip "
                 "the gradient, or give the likelihood a floor"

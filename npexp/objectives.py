@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from npexp.batch import TaskBatch, real
-from npexp.errors import UnsupportedError
-from npexp.likelihoods.base import Factorised, hide_padding
+from npexp.errors import UnknownNameError, UnsupportedError
+from npexp.likelihoods.base import hide_padding
 from npexp.models.base import NeuralProcess, State
 from npexp.models.bootstrap import BootstrapNeuralProcess
 from npexp.models.inctnp import INCTNP
@@ -72,7 +72,7 @@ def importance_weighted(net: NeuralProcess, batch: TaskBatch, num_samples: int, 
     z = posterior.rsample((num_samples,))
     log_prob = net.decode(state, z, batch.xt, batch.mask_t).component_log_prob(batch.yt, batch.mask_t)
     log_ratio = (posterior.log_prob(z) - prior.log_prob(z)).sum(-1)
-    bound = (log_prob - log_ratio).logsumexp(0) - torch.tensor(num_samples).log().to(log_prob)
+    bound = (log_prob - log_ratio).logsumexp(0) - math.log(num_samples)
     total = _per_channel(bound, batch)
     parts = {
         "reconstruction": _per_channel(log_prob.mean(0), batch).detach(),
@@ -93,12 +93,11 @@ def bootstrap(net: NeuralProcess, batch: TaskBatch, num_samples: int, include_co
     batch = with_context(batch) if include_context else batch
     base = _per_channel(net.base(state, batch.xt, batch.mask_t).joint_log_prob(batch.yt, batch.mask_t), batch)
     pred = net.training_law(state, batch.xt, batch.mask_t)
-    if isinstance(pred.law, Factorised):
-        density = pred.law.log_density(hide_padding(batch.yt, pred.law.inside(), batch.mask_t)).sum(-1)
-        per_target = density.logsumexp(0) - math.log(num_samples)
+    per_task = pred.joint_log_prob(batch.yt, batch.mask_t)  # which also refuses outputs that no law allows
+    if not net.head.likelihood.joint:
+        allowed = pred.law.icdf(torch.full_like(pred.law.mean, 0.5))[0].detach()  # whatever the law's support
+        per_target = pred.marginal_log_prob(hide_padding(batch.yt, allowed, batch.mask_t))
         per_task = per_target.where(real(batch.mask_t, batch.xt), 0.0).sum(-1)
-    else:
-        per_task = pred.joint_log_prob(batch.yt, batch.mask_t)
     mixture = _per_channel(per_task, batch)
     return Loss(-base - mixture, {"loglik_base": base.detach(), "loglik_bootstrap": mixture.detach()})
 
@@ -134,6 +133,8 @@ NEEDS = {
 
 def refusal(net: NeuralProcess, name: str) -> str | None:
     """Why a model cannot be trained with an objective, and what to do about it; None where it can."""
+    if name not in OBJECTIVES:
+        raise UnknownNameError("objective", name, OBJECTIVES)
     kind, words = NEEDS.get(name, (NeuralProcess, ""))
     if isinstance(net, kind):
         return None

@@ -41,8 +41,9 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(dz, dz)
 
     def project(self, h: Float[Tensor, "b n dz"], mask: Bool[Tensor, "b n"] | None = None) -> KeyValue:
-        """Keys and values of tokens, O(n dz^2)."""
-        k, v = self.to_kv(h).chunk(2, -1)
+        """Keys and values of tokens, O(n dz^2); in float32 or better even under autocast, since states keep them."""
+        kv = self.to_kv(h)
+        k, v = kv.to(torch.promote_types(kv.dtype, torch.float32)).chunk(2, -1)
         return KeyValue(self._split(k), self._split(v), mask)
 
     def forward(

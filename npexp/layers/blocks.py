@@ -1,5 +1,6 @@
 """Attention blocks: a residual read followed by a residual feed-forward."""
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import relu
@@ -81,8 +82,9 @@ class PostNormMAB(nn.Module):
     def project(
         self, k: Float[Tensor, "b n dz"], v: Float[Tensor, "b n dz"], mask: Bool[Tensor, "b n"] | None = None
     ) -> KeyValue:
-        """Keys and values, O(n dz^2)."""
-        return KeyValue(self._split(self.to_k(k)), self._split(self.to_v(v)), mask)
+        """Keys and values, O(n dz^2); in float32 or better even under autocast, since states keep them."""
+        k, v = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (self.to_k(k), self.to_v(v)))
+        return KeyValue(self._split(k), self._split(v), mask)
 
     def forward(self, q: Float[Tensor, "b nq dz"], kv: KeyValue) -> Float[Tensor, "b nq dz"]:
         """Each query row reads the keys and values on its own, O(nq n dz)."""

@@ -69,8 +69,9 @@ class Autoregressive(Predictive):
     Scores are teacher-forced, samples take in their own draws; both walk the same blocks. Draws come back in the
     caller's order. Moments, quantiles and `marginal_log_prob` are those of each target given the context alone.
 
-    A score costs nt / block_size predictions and updates, n draws the same on n times as many tasks; memory never
-    grows with nt beyond one block and the state.
+    A score costs nt / block_size predictions and updates, n draws the same on n times as many tasks. Memory grows with
+    a block and the state, not with nt; seeded draws hold n^2 values for each output of a block. The model computes when
+    the law is asked: train it in between and the law changes.
 
     Args:
         verbs: the model's.
@@ -88,7 +89,9 @@ class Autoregressive(Predictive):
         mask_t: Bool[Tensor, "b nt"] | None,
         decoding: Decoding,
     ):
-        self.verbs, self.state, self.xt, self.mask_t, self.decoding = verbs, state, xt, mask_t, decoding
+        self.verbs, self.state, self.decoding = verbs, state, decoding
+        # asked later than made: the caller may have overwritten what was given
+        self.xt, self.mask_t = xt.clone(), None if mask_t is None else mask_t.clone()
         self._alone: Predictive | None = None
         kind = xt.device.type
         self._modes = torch.is_grad_enabled(), kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
@@ -103,10 +106,13 @@ class Autoregressive(Predictive):
     @property
     def alone(self) -> Predictive:
         """The model's law in one step."""
-        if self._alone is None:
-            with self._as_made():
-                self._alone = self.verbs.predict(self.state, self.xt, self.mask_t)
-        return self._alone
+        if self._alone is not None:
+            return self._alone
+        with self._as_made():
+            alone = self.verbs.predict(self.state, self.xt, self.mask_t)
+        if not torch.is_inference_mode_enabled():  # whose tensors could never be trained on
+            self._alone = alone
+        return alone
 
     @property
     def mean(self) -> Float[Tensor, "b nt dy"]:
@@ -147,9 +153,15 @@ class Autoregressive(Predictive):
         return scores.logsumexp(0) - np.log(len(scores))
 
     def sample(self, n: int, seed: int | None = None) -> Float[Tensor, "n b nt dy"]:
-        """Draws made block by block, `n / num_orders` in each order, by up to n copies of the state."""
+        """Draws made block by block, `n / num_orders` in each order, by up to n copies of the state.
+
+        What `num_orders` leaves over goes to orders at random, with a seed to the first ones.
+        """
         orders = self._orders(self.mask_t)
-        shares = [n // len(orders) + (i < n % len(orders)) for i in range(len(orders))]
+        if n == 0 or self.xt.shape[1] == 0:
+            return self.xt.new_empty(n, *self.xt.shape[:2], self.verbs.dy)
+        turn = list(range(len(orders))) if seed is not None else torch.randperm(len(orders)).tolist()
+        shares = [n // len(orders) + (turn[i] < n % len(orders)) for i in range(len(orders))]
         with self._as_made():
             draws = [
                 self._roll_out(order, share, None if seed is None else [seed, i])
@@ -227,7 +239,8 @@ def _take(rows: Tensor | None, order: Tensor | None) -> Tensor | None:
 def _spread(x: Float[Tensor, "b nt dx"], mask: Bool[Tensor, "b nt"] | None) -> Int[Tensor, "b nt"]:
     """The maximin order: first the target nearest the centre, then always the one farthest from all before; O(nt^2)."""
     real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
-    centre = (x * real[..., None]).sum(1, keepdim=True) / real.sum(1)[:, None, None].clamp_min(1)
+    x = torch.where(real[..., None], x, torch.zeros_like(x))
+    centre = x.sum(1, keepdim=True) / real.sum(1)[:, None, None].clamp_min(1)
     score = -(x - centre).square().sum(-1)
     gap = torch.full_like(score, torch.inf)
     order = []

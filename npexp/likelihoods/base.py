@@ -85,7 +85,7 @@ class Predictive(ABC):
         """Continuous ranked probability score of each output alone (Gneiting & Raftery 2007), in units of y.
 
         By default twice the quantile loss, integrated over levels by Gauss-Legendre quadrature on either side of F(y):
-        exact to about 1e-3 of a standard deviation.
+        exact to about 1e-3 of a standard deviation for laws with a density.
         """
         at_y = self.cdf(y)
         nodes, weights = (torch.as_tensor(v).to(at_y)[:, None, None, None] for v in _gauss_legendre())
@@ -94,6 +94,10 @@ class Predictive(ABC):
         below = (low * (y - self.icdf(low.clamp(tiny, 1 - tiny))) * weights).sum(0) * at_y
         above = ((1 - high) * (self.icdf(high.clamp(tiny, 1 - tiny)) - y) * weights).sum(0) * (1 - at_y)
         return 2 * (below + above)
+
+    def collapsed(self) -> "Predictive | None":
+        """The law of each output alone under an equal mixture over the first axis, where it is of the same family."""
+        return None
 
     def pick(self, *index: Tensor) -> "Predictive":
         """The laws at these indices of the leading axes: every tensor, indexed."""

@@ -65,8 +65,8 @@ class CholeskyGaussian(JointGaussian):
     def marginal_log_prob(self, yt: Float[Tensor, "b nt dy"]) -> Float[Tensor, "*s b nt"]:
         """Log density of each target alone, its outputs jointly: O(nt n dy^2)."""
         check_outputs(yt, self._mean)
-        if yt.shape[-1] == 1:
-            return self.outputs.log_density(yt)[..., 0]
+        if yt.shape[-1] == 1 or yt.shape[-2] == 0:
+            return self.outputs.log_density(yt).sum(-1)
         return triangular_log_prob(yt - self._mean, lower_factor(self.factor))
 
     def sample(self, n: int, seed: int | None = None) -> Float[Tensor, "n *s b nt dy"]:

@@ -28,6 +28,11 @@ class IndependentBernoulli(Restricted):
         """P(Y = 1) of each output."""
         return torch.sigmoid(self.logits)
 
+    def collapsed(self) -> "IndependentBernoulli":
+        """The mean probability's law."""
+        log_p, log_q = (logsigmoid(v).logsumexp(0) for v in (self.logits, -self.logits))
+        return IndependentBernoulli(log_p - log_q)
+
     @property
     def mean(self) -> Float[Tensor, "*s b nt dy"]:
         """P(Y = 1)."""
@@ -105,6 +110,10 @@ class IndependentCategorical(Restricted):
     def probabilities(self) -> Float[Tensor, "*s b nt dy k"]:
         """P(Y = k) of each class, `[*s, b, nt, dy, K]`."""
         return self.log_probabilities.exp()
+
+    def collapsed(self) -> "IndependentCategorical":
+        """The mean probabilities' law."""
+        return IndependentCategorical(self.log_probabilities.logsumexp(0).log_softmax(-1))
 
     @property
     def mean(self) -> Float[Tensor, "*s b nt dy"]:

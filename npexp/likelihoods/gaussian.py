@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torch.special import ndtr, ndtri
 
-from npexp.errors import ConfigError
+from npexp.errors import ConfigError, UnknownNameError
 from npexp.layers.mlp import mlp
 from npexp.likelihoods.base import Factorised, Head, Likelihood, standard_normal
 from npexp.ops.normal import mean_absolute, normal_log_prob
@@ -71,6 +71,8 @@ class Gaussian(Likelihood):
         self, min_stddev: float = 0.0, scale: Literal["softplus", "exp"] = "softplus", homoscedastic: bool = False
     ):
         super().__init__()
+        if scale not in ("softplus", "exp"):
+            raise UnknownNameError("scale", scale, ("softplus", "exp"))
         self.min_stddev, self.scale = check_floor("min_stddev", min_stddev), scale
         self.homoscedastic = homoscedastic
 

@@ -67,7 +67,9 @@ class SetMixture(Predictive):
         return self.law.cdf(y.unsqueeze(-4)).mean(-4)
 
     def crps(self, y: Float[Tensor, "b nt dy"]) -> Float[Tensor, "b nt dy"]:
-        """Of normal components, closed form E|Y - y| - E|Y - Y'|/2 (Grimit et al. 2006): time O(s^2), memory O(s)."""
+        """Of classes exact; of normal components E|Y - y| - E|Y - Y'|/2 in closed form (Grimit et al. 2006), O(s^2)."""
+        if (one := self.law.collapsed()) is not None:
+            return one.crps(y)
         if not isinstance(self.law, DiagonalGaussian | JointGaussian):
             return super().crps(y)
         means, stddevs = self.law.mean, self.law.stddev

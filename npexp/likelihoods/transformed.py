@@ -24,7 +24,8 @@ class TransformedLaw(Predictive):
 
     Densities, distribution function, quantiles and draws are exact. Mean and standard deviation integrate the quantile
     function over levels Phi(t), by the trapezoidal rule in t from -7.5 to 7.5 in float64: as good as exact unless y
-    grows exponentially in z and the standard deviation of z is above about 2, where the tail left out begins to count.
+    grows exponentially in z and the standard deviation of z is above about 2, or z has heavy tails (Student-t with
+    few degrees of freedom), where the tail left out begins to count.
 
     Args:
         law: of z.

@@ -95,8 +95,8 @@ class Logit(Transform):
         return self.low + (self.high - self.low) * torch.sigmoid(z)
 
     def inverse(self, y: Tensor) -> Tensor:
-        """The logit of y's place between the bounds; outputs within rounding of a bound stay finite."""
-        return torch.logit((y - self.low) / (self.high - self.low), torch.finfo(y.dtype).eps)
+        """The log odds of y's place between the bounds; finite for every y strictly between them."""
+        return (y - self.low).log() - (self.high - y).log()
 
     def log_slope(self, z: Tensor) -> Tensor:
         """Of the sigmoid, times the width."""

@@ -188,8 +188,8 @@ class NeuralProcess(nn.Module, ABC):
         Args:
             state: what the model has seen.
             xt: target inputs.
-            mask_t: real targets. Only models whose `traits["consistent"]` is False need it: there, targets see each
-                other.
+            mask_t: real targets. Needed where `traits["consistent"]` is False, as targets see each other, and where
+                targets are decoded one after the other; of no consequence otherwise.
         """
         if self.decoding is not None:
             return self.chain(state, xt, mask_t, self.decoding)
@@ -267,6 +267,7 @@ class NeuralProcess(nn.Module, ABC):
         if state is not None:
             _check_tasks(state, x)
         if mask is not None:  # from here on padding is zero, whatever it was
+            mask = mask.clone()  # states keep it, and the caller may overwrite what was given
             x = torch.where(mask[..., None], x, torch.zeros_like(x))
             y = torch.where(mask[..., None], y, torch.zeros_like(y))
         return Points(x, y, mask)

@@ -51,7 +51,7 @@ class LatentNeuralProcess(NeuralProcess):
         mask_t: Bool[Tensor, "b nt"] | None = None,
     ) -> SetMixture:
         """The equal mixture over the given z of the laws p(y | z, C)."""
-        return SetMixture(self.head(self._decode(state.summary, z, xt), mask_t))
+        return SetMixture(self.head(self._decode(state.summary, z, self._targets(state, xt, mask_t)), mask_t))
 
     def _predict(self, state: State, xt: Tensor, mask_t: Tensor | None) -> SetMixture:
         prior = self.distribution(state)

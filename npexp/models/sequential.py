@@ -44,6 +44,8 @@ class SequentialTNP(TransformerNP):
         everything = self._realise(summary, realised)
         queries = Tokens(self.embedding.target(xt), xt, None, summary.n, None, slots(summary) + before)
         law = self.head(self.stack.read(queries, everything.layers), mask_t)
+        if not self.joint:
+            return law.joint_log_prob(yt, mask_t)
         log_prob = law.marginal_log_prob(yt)
         if mask_t is not None:
             log_prob = torch.where(mask_t, log_prob, torch.zeros_like(log_prob))

@@ -26,7 +26,7 @@ def attend(
     """
     if k.shape[2] == 0:  # zeros, but with a graph: distributed training wants a gradient for every parameter
         return attend_part(q, k, v).out.to(q.dtype)
-    return scaled_dot_product_attention(q, k, v, _per_head(mask), scale=scale)
+    return scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype), _per_head(mask), scale=scale)
 
 
 def attend_naive(

@@ -11,7 +11,7 @@ import npexp
 from npexp.batch import TaskBatch
 from npexp.models.base import NeuralProcess
 from npexp.models.latent import LatentNeuralProcess
-from npexp.objectives import elbo, loglik
+from npexp.objectives import OBJECTIVES, elbo, loglik, refusal
 from npexp.ops.tree import nbytes, tensors
 from npexp.registry import names
 
@@ -175,10 +175,15 @@ def exact_updates_keep_no_points(model: NeuralProcess) -> None:
 def old_inputs_do_not_matter(model: NeuralProcess) -> None:
     """A state is a value: overwriting the arrays it was made of changes nothing."""
     t = tasks()
-    xc, yc = t.xc.clone(), t.yc.clone()
-    state = model.encode(xc, yc)
-    xc.zero_(), yc.zero_()
-    together = model(torch.cat([t.xc, t.xt], 1), torch.cat([t.yc, t.yt], 1), t.xt)
+    mask = torch.arange(7) < torch.tensor([7, 4, 2])[:, None]
+    xc, yc, mask_c, xt = t.xc.clone(), t.yc.clone(), mask.clone(), t.xt.clone()
+    state = model.encode(xc, yc, mask_c)
+    law, expected = model.predict(state, xt), model(t.xc, t.yc, t.xt, mask)
+    xc.zero_(), yc.zero_(), mask_c.logical_not_(), xt.zero_()
+    same(law, expected)
+    torch.testing.assert_close(law.joint_log_prob(t.yt), expected.joint_log_prob(t.yt), **CLOSE)
+    whole = torch.cat([mask, torch.ones(3, 5, dtype=torch.bool)], 1)
+    together = model(torch.cat([t.xc, t.xt], 1), torch.cat([t.yc, t.yt], 1), t.xt, whole)
     same(model.predict(model.update(state, t.xt, t.yt), t.xt), together)
 
 
@@ -229,6 +234,19 @@ def every_parameter_learns(model: NeuralProcess) -> None:
         assert p.grad is not None and p.grad.isfinite().all(), name
 
 
+def padding_is_inert_in_training(model: NeuralProcess) -> None:
+    """Every objective takes tasks whose padding holds NaN, with finite gradients."""
+    t, keep = tasks(), torch.arange(5) < torch.tensor([5, 2, 1])[:, None]
+    xt, yt = (torch.where(keep[..., None], v, torch.full_like(v, torch.nan)) for v in (t.xt, t.yt))
+    batch = t._replace(xt=xt, yt=yt, mask_t=keep)
+    for name, objective in OBJECTIVES.items():
+        if refusal(model, name) is None:
+            model.zero_grad()
+            loss = objective(model, batch, 2, False).total
+            loss.backward()
+            assert loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in model.parameters()), name
+
+
 def train_is_eval(model: NeuralProcess) -> None:
     """Training mode changes no likelihood."""
     t = tasks()
@@ -265,6 +283,8 @@ def low_precision_state(model: NeuralProcess) -> None:
         assert summed and all(t.dtype in (torch.float32, torch.float64) for t in summed)
     assert pred.mean.dtype == pred.stddev.dtype == torch.float32
     assert pred.joint_log_prob(t.yt.float()).isfinite().all()
+    with torch.no_grad():  # a state outlives the autocast it was made under
+        assert model.predict(state, t.xt.float()).mean.isfinite().all()
     model.double()
 
 
@@ -280,6 +300,7 @@ ALWAYS = [
     old_inputs_do_not_matter,
     exact_updates_keep_no_points,
     every_parameter_learns,
+    padding_is_inert_in_training,
     train_is_eval,
     joint_as_claimed,
     state_size_as_claimed,

@@ -187,3 +187,26 @@ def test_impossible_settings_are_refused(untyped):
         Decoding(0)
     with pytest.raises(UnknownNameError, match="did you mean 'random'"):
         Decoding(order="rnadom")
+
+
+def test_nothing_to_draw():
+    assert gp(Decoding()).sample(0).shape == (0, 2, 6, 1)
+    assert gp(Decoding(), x=XT[:, :0]).sample(3).shape == (3, 2, 0, 1)
+
+
+def test_single_draws_are_of_the_whole_mixture():
+    """One draw at a time must not always take the first order."""
+    seen = []
+
+    def predict(state, xt, mask_t):
+        seen.append(float(xt[0, 0, 0]))
+        return DiagonalGaussian(xt, torch.ones_like(xt))
+
+    law = Autoregressive(Verbs(1, predict, lambda state, *_: state), XC, XT, None, Decoding(num_orders=4))
+    torch.manual_seed(0)
+    firsts = set()
+    for _ in range(30):
+        seen.clear()
+        law.sample(1)
+        firsts.add(seen[0])
+    assert len(firsts) > 1

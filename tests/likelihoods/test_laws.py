@@ -305,3 +305,15 @@ def test_bernoulli_learns_the_rate():
     y = torch.tensor([0.0, 1.0, 1.0, 1.0])[None, :, None]
     Bernoulli()(logits).joint_log_prob(y).sum().backward()
     torch.testing.assert_close(logits.grad, y - 0.5)
+
+
+@pytest.mark.parametrize("make", [bernoulli, categorical], ids=lambda m: m.__name__)
+def test_crps_of_a_mixture_over_classes(make):
+    """Probabilities mix: against the sum over classes of squared differences of the distribution function."""
+    mixture = SetMixture(make(3))
+    k = 2 if make is bernoulli else 4
+    for label in range(k):
+        y = torch.full(mixture.mean.shape, float(label), dtype=torch.float64)
+        cdf = torch.stack([mixture.cdf(torch.full_like(y, float(j))) for j in range(k)])
+        steps = torch.arange(k)[:, None, None, None] >= label
+        torch.testing.assert_close(mixture.crps(y), (cdf - steps.double()).square().sum(0))

@@ -296,3 +296,10 @@ def test_impossible_settings_are_refused(make, error, message):
         make()
     Transformed(StudentT(), "logit")
     Transformed(Transformed(StudentT(), "logit"), "log")
+
+
+def test_logit_is_exact_next_to_its_bounds():
+    """In float32, where most draws of a wide law lie within rounding of an end."""
+    z, y = torch.zeros(1, 1, 1), torch.full((1, 1, 1), 1e-12)
+    law, exact = (Transformed(Gaussian(), "logit").wrap(DiagonalGaussian(v, v + 10)) for v in (z, z.double()))
+    torch.testing.assert_close(law.joint_log_prob(y).double(), exact.joint_log_prob(y.double()), rtol=1e-5, atol=0)
