@@ -102,6 +102,8 @@ def _refuse(model: NeuralProcess, folder: Path) -> None:
     name, traits = type(model).__name__, model.traits
     if not (traits["constant_state"] and traits["update"] == "exact"):
         raise UnsupportedError(f"{name} cannot be exported, since it needs its whole context again; {INSTEAD}")
+    if hasattr(model, "lattice"):
+        raise UnsupportedError(f"{name} cannot be exported, since it refuses inputs outside its domain; {INSTEAD}")
     if model.decoding is not None:
         raise UnsupportedError(
             f"{name} cannot be exported as it decodes targets in several steps: set its `decoding` (block_size) to None"

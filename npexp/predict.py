@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from npexp.batch import check_finite, check_points
-from npexp.errors import ConfigError, DataError, PrecisionError, ShapeError
+from npexp.errors import ConfigError, DataError, PrecisionError, ShapeError, at_least
 from npexp.likelihoods import Decoding, Predictive
 from npexp.models.base import NeuralProcess, Points, State, join
 from npexp.registry import instantiate
@@ -20,6 +20,7 @@ from npexp.states import load_state, save_state
 
 Array = Any  # NumPy array, pandas Series or DataFrame, nested list, or tensor
 Chunks = Iterable[tuple[Array, Array]]
+MARGINAL_POOL = 256  # joint draws at least, from which marginal ones are made
 TRUSTED = ("npexp.models", "npexp.likelihoods")  # where the classes of a checkpoint may come from
 
 
@@ -51,7 +52,11 @@ class Predictor:
         scaling: dict[str, list[float]] | None = None,
         keep_points: bool = False,
     ):
-        self.model = model.eval().to(device)
+        if not isinstance(model, NeuralProcess):
+            raise ConfigError(
+                f"expected a NeuralProcess, got {type(model).__name__}: npexp.build makes one from a name"
+            )
+        self.model = model.eval().to(_device(device))
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
         self.scaling = None if scaling is None else Scaling.make(scaling, model.dx, model.dy)
@@ -114,7 +119,7 @@ class Predictor:
 
     def save(self, state: State, path: str | Path) -> None:
         """Writes a state to a file of plain tensors, whole or not at all; see `npexp.states`."""
-        save_state(self.model, state, path)
+        save_state(self.model, state, path, self.scaling)
 
     def load(self, path: str | Path) -> State:
         """Reads what `save` wrote, bit for bit.
@@ -123,7 +128,7 @@ class Predictor:
             ConfigError: there is no such file.
             DataError: the file is damaged, is no state, or is that of another model.
         """
-        return load_state(self.model, path, self.device)
+        return load_state(self.model, path, self.device, self.scaling)
 
     @torch.inference_mode()
     def predict(self, state: State, xt: Array, decoding: Decoding | None = None) -> Predictive:
@@ -159,16 +164,17 @@ class Predictor:
                 a factorised model, at nt updates; "marginal" keeps each target's law but makes targets independent.
             decoding: with "autoregressive", blocks, order and anchors; None is target by target in the order of xt.
         """
+        at_least("n", n, 0)
         if mode not in ("joint", "autoregressive", "marginal"):
             raise ConfigError(f"expected mode 'joint', 'autoregressive' or 'marginal', got '{mode}'")
         if decoding is not None and mode != "autoregressive":
             raise ConfigError(f"a decoding belongs to mode 'autoregressive', got '{mode}'")
         if mode != "marginal":
             return self.predict(state, xt, decoding or (Decoding() if mode == "autoregressive" else None)).sample(n)
-        # the law in one step; shuffling the draws of each target keeps its law and nothing else
-        draws = self._raw(self.model.chain(state, self._inputs(xt)).alone).sample(n)
-        order = torch.rand(draws.shape[:3], device=draws.device).argsort(0)
-        return draws.gather(0, order[..., None].expand_as(draws))
+        # the law in one step; each target takes its n from many joint draws in an order of its own
+        draws = self._raw(self.model.chain(state, self._inputs(xt)).alone).sample(max(n, MARGINAL_POOL))
+        order = torch.rand(draws.shape[:3], device=draws.device).argsort(0)[:n]
+        return draws.gather(0, order[..., None].expand(-1, -1, -1, draws.shape[-1]))
 
     def _raw(self, law: Predictive) -> Predictive:
         """The model's law in raw units."""
@@ -178,8 +184,10 @@ class Predictor:
         return state._replace(context=points) if self.keep_points else state
 
     def _add(self, learner: NeuralProcess, state: State, new: Points) -> State:
-        points = new if state.context is None else join(state.context, new)
-        return self._keep(learner.update(state, new.x, new.y), points)
+        after = learner.update(state, new.x, new.y)
+        if state.context is None and bool(state.n.any()):  # made by someone who kept no points: there are none to keep
+            return after
+        return self._keep(after, new if state.context is None else join(state.context, new))
 
     def _learner(self) -> NeuralProcess:
         """What makes states: the model, or its copy in float64 where points can be taken out again."""
@@ -195,20 +203,28 @@ class Predictor:
         if y is None and hasattr(x, "shape"):
             raise DataError("expected y beside x, or an iterable of (x, y) chunks: got one array alone")
         dtype = next(model.parameters()).dtype
-        for cx, cy in [(x, y)] if y is not None else x:
-            tx, ty = self._tensor(cx, model.dx), self._tensor(cy, model.dy)
+        for chunk in [(x, y)] if y is not None else _iterate(x):
+            if not isinstance(chunk, tuple | list) or len(chunk) != 2:
+                raise DataError(
+                    f"expected (x, y) chunks, got a {type(chunk).__name__}: pass x and y as two arguments, or pairs"
+                )
+            tx, ty = self._tensor(chunk[0], model.dx), self._tensor(chunk[1], model.dy)
             check_points("context", tx, ty)
             check_finite("context", tx, ty)
             if self.scaling is not None:
                 tx, ty = self.scaling.x(tx), self.scaling.y(ty)
-            yield tx.to(self.device, dtype), ty.to(self.device, dtype)
+            tx, ty = (v.to(self.device, dtype, copy=True) for v in (tx, ty))  # the caller may overwrite what was given
+            check_finite(f"context (in {self.dtype})", tx.to(self.dtype), ty.to(self.dtype))
+            yield tx, ty
 
     def _inputs(self, xt: Array) -> Tensor:
         x = self._tensor(xt, self.model.dx)
         check_finite("target", x)
         if self.scaling is not None:
             x = self.scaling.x(x)
-        return x.to(self.device, self.dtype)
+        x = x.to(self.device, self.dtype)
+        check_finite(f"target (in {self.dtype})", x)
+        return x
 
     def _tensor(self, values: Array, size: int) -> Tensor:
         """The values as they are, `[b, n, size]`."""
@@ -265,10 +281,7 @@ def load_predictor(path: str | Path, device: str | torch.device = "cpu", keep_po
         path = newest / "checkpoints" / "best.ckpt"
     if not path.is_file():
         raise ConfigError(f"expected a checkpoint or a run folder, found nothing at {path}")
-    try:
-        device = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"there is no device '{device}' here: {str(error).splitlines()[0]}") from error
+    device = _device(device)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         spec, found = checkpoint["hyper_parameters"]["net"], checkpoint["state_dict"]
@@ -286,3 +299,16 @@ def load_predictor(path: str | Path, device: str | torch.device = "cpu", keep_po
     except RuntimeError as error:
         raise ConfigError(f"the weights in {path} are not those of the model it describes: {error}") from error
     return Predictor(model, device, checkpoint.get("scaling"), keep_points)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"there is no device '{device}' here: {str(error).splitlines()[0]}") from error
+
+
+def _iterate(chunks: Any) -> Iterable[Any]:
+    if isinstance(chunks, dict | str) or not isinstance(chunks, Iterable):
+        raise DataError(f"expected x and y, or an iterable of (x, y) chunks, got {type(chunks).__name__}")
+    return chunks

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from npexp.errors import ConfigError
@@ -58,7 +59,8 @@ class Scaling(NamedTuple):
         if all(v == 0 for v in self.y_shift) and all(v == 1 for v in self.y_scale):
             return law  # laws without a density, of counts or classes, have no other units
         like = law.mean
-        return Affine(law, like.new_tensor(self.y_shift), like.new_tensor(self.y_scale))
+        dtype = like.dtype if like.device.type == "mps" else torch.float64  # a large shift would drown the rest
+        return Affine(law, *(torch.tensor(v, dtype=dtype, device=like.device) for v in (self.y_shift, self.y_scale)))
 
 
 def _standard(raw: Tensor, shift: Sequence[float], scale: Sequence[float]) -> Tensor:

@@ -32,7 +32,9 @@ class NPRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     With one data set alone there is nothing to learn but that data set: the model is trained to predict random parts
     of it from other parts, then conditioned on all of it. `fit` always starts from new weights, or from the checkpoint;
-    `condition` keeps them. Inputs and outputs are standardised by the data that was trained on, all tasks together.
+    `condition` keeps them. Inputs and outputs are standardised by the data that was trained on, all tasks together:
+    what models want to know of them, such as the `domain` of convolutional and gridded ones, is in standard deviations,
+    and likelihoods of bounded outputs or classes do not fit.
 
     Args:
         model: name of a model, any of `npexp.available_models()`.
@@ -98,6 +100,10 @@ class NPRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             raise ConfigError(f"expected tasks or a checkpoint, got both: leave out ckpt={self.ckpt!r} to train")
         tasks = []
         for task in X:
+            if not isinstance(task, tuple | list) or len(task) != 2:
+                raise DataError(
+                    f"expected tasks (X_i, y_i), got a {type(task).__name__}: pass one data set as fit(X, y)"
+                )
             reset = not tasks  # the first task says how many inputs there are
             tasks.append(validate_data(self, *task, reset=reset, multi_output=True, y_numeric=True, dtype=np.float64))
         if len({y.shape[1:] for _, y in tasks}) != 1:

@@ -18,13 +18,14 @@ NO_STATE = "no state, or is damaged: condition anew, or give a file that `save` 
 FORMAT = 1  # raise it whenever the same names mean something else
 
 
-def save_state(model: NeuralProcess, state: State, path: str | Path) -> None:
+def save_state(model: NeuralProcess, state: State, path: str | Path, units: object = None) -> None:
     """Writes what a model remembers, whole or not at all.
 
     Args:
         model: the model that made the state; its fingerprint goes into the file.
         state: the state.
         path: of the file.
+        units: what the values were scaled by; a state is of no use in others.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -34,7 +35,9 @@ def save_state(model: NeuralProcess, state: State, path: str | Path) -> None:
         raise DataError(f"expected a state as `condition` gives it, got {type(state).__name__}")
     path = Path(path)
     leaves = dict(_leaves("state", state))
-    content = {"npexp_state": FORMAT, "model": fingerprint(model), "digest": _digest(leaves), **leaves}
+    content = {"npexp_state": FORMAT, "model": fingerprint(model, units), "digest": _digest(leaves), **leaves}
+    if path.is_dir():
+        raise ConfigError(f"expected a file to write to, {path} is a folder: give a name in it")
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         torch.save(content, temporary)
@@ -46,7 +49,9 @@ def save_state(model: NeuralProcess, state: State, path: str | Path) -> None:
             temporary.unlink()
 
 
-def load_state(model: NeuralProcess, path: str | Path, device: str | torch.device = "cpu") -> State:
+def load_state(
+    model: NeuralProcess, path: str | Path, device: str | torch.device = "cpu", units: object = None
+) -> State:
     """What `save_state` wrote, bit for bit.
 
     The form of a state is the model's and only its numbers are the file's, so that no file can name a class.
@@ -55,6 +60,7 @@ def load_state(model: NeuralProcess, path: str | Path, device: str | torch.devic
         model: the model that made the state, or another one with the same weights.
         path: of the file.
         device: where the state shall be.
+        units: what values are scaled by, as when the state was saved.
 
     Raises:
         ConfigError: there is no such file.
@@ -81,10 +87,10 @@ def load_state(model: NeuralProcess, path: str | Path, device: str | torch.devic
         raise DataError(f"{path} is {NO_STATE}")
     if version != FORMAT:
         raise DataError(f"{path} is a state of format {version}, this is format {FORMAT}: condition anew")
-    if owner != fingerprint(model):
+    if owner != fingerprint(model, units):
         raise DataError(
             f"{path} is a state of another {owner.partition(' ')[0]} than this {type(model).__name__}: "
-            "states fit the weights that made them, so load the checkpoint that was used, or condition anew"
+            "states fit the weights and the scaling that made them: load that checkpoint, or condition anew"
         )
     parameter = next(model.parameters())
     with torch.inference_mode():
@@ -98,9 +104,9 @@ def load_state(model: NeuralProcess, path: str | Path, device: str | torch.devic
     return state
 
 
-def fingerprint(model: NeuralProcess) -> str:
-    """The model's class and a hash of its weights."""
-    return f"{type(model).__name__} {_digest(model.state_dict())}"
+def fingerprint(model: NeuralProcess, units: object = None) -> str:
+    """The model's class, a hash of its weights, and the units of its data."""
+    return f"{type(model).__name__} {_digest(model.state_dict())} {units}"
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -226,3 +226,69 @@ def test_marginal_draws_of_a_decoding_model_are_of_its_law_in_one_step():
     law, draws = p.predict(state, XT), p.sample(state, XT, n=n, mode="marginal")
     assert ((draws.mean(0) - law.mean).abs() < 5 * law.stddev / n**0.5).all()
     torch.testing.assert_close(draws.std(0), law.stddev, rtol=0.05, atol=0)
+
+
+def test_points_that_nobody_kept_are_not_invented():
+    """A state from elsewhere has no points to keep; forgetting its old ones would be a silent wrong answer."""
+    plain, keeping = (npexp.Predictor(tiny("cmanp"), keep_points=k) for k in (False, True))
+    state = keeping.update(plain.condition(X[:20], Y[:20]), X[20:], Y[20:])
+    assert state.context is None and int(state.n) == 40
+    close(keeping.predict(state, XT), plain.predict(plain.condition(X, Y), XT))
+
+
+def test_kept_points_are_copies():
+    p, x, y = npexp.Predictor(tiny("cnp"), keep_points=True), torch.tensor(X), torch.tensor(Y)
+    state = p.condition(x, y)
+    x.zero_()
+    np.testing.assert_array_equal(state.context.x[0], X)
+
+
+def test_single_marginal_draws_are_independent(monkeypatch):
+    """However few are asked for at a time: on a law whose targets move together."""
+    torch.manual_seed(0)
+    p = predictor("np")
+    offset = torch.tensor([-3.0, 3.0], dtype=torch.float64)[:, None, None, None].expand(2, 1, 6, 2)
+    monkeypatch.setattr(
+        p.model, "_predict", lambda *_: SetMixture(DiagonalGaussian(offset, torch.full_like(offset, 0.1)))
+    )
+    state = p.condition(X, Y)
+    draws = torch.cat([p.sample(state, XT, n=1, mode="marginal") for _ in range(400)])[:, 0, :, 0]
+    assert abs(np.corrcoef(draws.T)[0, 1]) < 4 / 400**0.5
+
+
+def test_large_shifts_drown_nothing():
+    """Raw outputs of a hundred million and a bit, on a float32 model."""
+    model = npexp.build("cnp", dx=1, dy=1)
+    scaling = {"x_shift": [0.0], "x_scale": [1.0], "y_shift": [1e8 + 3], "y_scale": [1.0]}
+    raw, plain = npexp.Predictor(model, scaling=scaling), npexp.Predictor(model)
+    x, y, yt = np.array([0.0, 1.0]), np.array([1.0, -0.5]), torch.tensor([[[0.7]]], dtype=torch.float64)
+    a = raw.predict(raw.condition(x, y + 1e8 + 3), [0.5])
+    b = plain.predict(plain.condition(x, y), [0.5])
+    torch.testing.assert_close(a.joint_log_prob(yt + 1e8 + 3).float(), b.joint_log_prob(yt.float()))
+    torch.testing.assert_close((a.quantile([0.1, 0.9]) - 1e8 - 3).float(), b.quantile([0.1, 0.9]), rtol=1e-4, atol=1e-5)
+
+
+def test_states_belong_to_their_units(tmp_path):
+    scaling = {"x_shift": [0.0, 0.0], "x_scale": [1.0, 1.0], "y_shift": [3.0, 0.0], "y_scale": [2.0, 1.0]}
+    p, q = npexp.Predictor(tiny("cnp"), scaling=scaling), predictor("cnp")
+    p.save(p.condition(X, Y), tmp_path / "state.pt")
+    p.load(tmp_path / "state.pt")
+    with pytest.raises(DataError, match="the scaling that made them"):
+        q.load(tmp_path / "state.pt")
+
+
+def test_slips_are_explained(untyped):
+    p = npexp.Predictor(npexp.build("cnp", dx=1, dy=1))
+    for wrong in (([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]), [0.1, 0.2], {"x": [1.0], "y": [2.0]}, None):
+        with pytest.raises(DataError, match="chunks"):
+            p.condition(wrong)
+    with pytest.raises(DataError, match="infinity"):
+        p.condition([0.0], [1e39])  # finite, but not in the model's float32
+    with pytest.raises(ConfigError, match="levels between 0 and 1"):
+        p.predict(p.condition([0.0], [1.0]), [0.0]).quantile([1.5])
+    with pytest.raises(ConfigError, match="no device"):
+        npexp.Predictor(p.model, device="cuda:99")
+    with pytest.raises(ConfigError, match="expected a likelihood such as"):
+        npexp.build("cnp", dx=1, dy=1, likelihood="StudentT")
+    with pytest.raises(ConfigError, match="multiple of num_heads"):
+        npexp.build("isanp", dx=1, dy=1, dz=63)

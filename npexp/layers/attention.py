@@ -35,6 +35,7 @@ class Attention(nn.Module):
 
     def __init__(self, dz: int, num_heads: int, bias: bool = False):
         super().__init__()
+        check_heads(dz, num_heads)
         self.num_heads = num_heads
         self.to_q = nn.Linear(dz, dz, bias)
         self.to_kv = nn.Linear(dz, 2 * dz, bias)

@@ -162,6 +162,7 @@ class NearestRead(nn.Module):
         """Features of targets; rows do not see each other."""
         index, offset = self.lattice.neighbours(x, self.num_neighbours)
         h = self.embed(2 * self.lattice.neighbours(x, 1).offset[:, :, 0])
+        tokens = tokens.to(self.norm_keys.weight.dtype)  # states may be in float64
         k, v, _ = self.attention.project(self.norm_keys(tokens))
         q = self.attention.to_q(self.norm(h)).unflatten(-1, (k.shape[1], -1))  # [b, nt, h, dh]
         k, v = (_take(t.transpose(1, 2), index) for t in (k, v))  # [b, nt, k^dx, h, dh]

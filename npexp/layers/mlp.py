@@ -42,6 +42,7 @@ class FeedForward(nn.Module):
         super().__init__()
         if activation not in get_args(Activation):
             raise UnknownNameError("activation", activation, get_args(Activation))
+        at_least("dim_feedforward", dim, 1)
         self.gated = activation == "geglu"
         self.up = nn.Linear(dz, 2 * dim if self.gated else dim)
         self.act = nn.GELU() if self.gated else ACTIVATIONS[activation]()

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from npexp.errors import UnknownNameError, at_least
+from npexp.errors import ConfigError, UnknownNameError, at_least
 from npexp.likelihoods.base import Predictive, check_outputs
 from npexp.ops.tree import tree_map
 
@@ -43,7 +43,7 @@ class Decoding:
         if self.num_anchors is not None:
             at_least("num_anchors", self.num_anchors, 0)
         if self.order not in get_args(Order):
-            raise UnknownNameError("order", self.order, get_args(Order))
+            raise UnknownNameError("order", str(self.order), get_args(Order))
 
 
 class Verbs(NamedTuple):
@@ -89,6 +89,8 @@ class Autoregressive(Predictive):
         mask_t: Bool[Tensor, "b nt"] | None,
         decoding: Decoding,
     ):
+        if not isinstance(decoding, Decoding):
+            raise ConfigError(f"expected a npexp.likelihoods.Decoding, got {decoding!r}: make one")
         self.verbs, self.state, self.decoding = verbs, state, decoding
         # asked later than made: the caller may have overwritten what was given
         self.xt, self.mask_t = xt.clone(), None if mask_t is None else mask_t.clone()

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from npexp.errors import ShapeError
+from npexp.errors import ConfigError, ShapeError
 from npexp.layers.mlp import mlp
 
 BISECTIONS = 48
@@ -79,7 +79,10 @@ class Predictive(ABC):
     def quantile(self, levels: Float[Tensor, " q"] | Sequence[float]) -> Float[Tensor, "q b nt dy"]:
         """Values below which each output falls with the given probabilities, 0 < level < 1."""
         mean = self.mean
-        return self.icdf(torch.as_tensor(levels).to(mean)[:, None, None, None].expand(-1, *mean.shape))
+        levels = torch.as_tensor(levels).to(mean)
+        if levels.ndim != 1 or not bool(((levels > 0) & (levels < 1)).all()):
+            raise ConfigError(f"expected a list of levels between 0 and 1, got {levels.tolist()}: correct them")
+        return self.icdf(levels[:, None, None, None].expand(-1, *mean.shape))
 
     def crps(self, y: Float[Tensor, "b nt dy"]) -> Float[Tensor, "b nt dy"]:
         """Continuous ranked probability score of each output alone (Gneiting & Raftery 2007), in units of y.

@@ -112,7 +112,7 @@ class Affine(Predictive):
 
     Args:
         law: of z, which has a density.
-        shift: `[dy]`, or a number, in units of y.
+        shift: `[dy]`, or a number, in units of y; a float64 tensor makes everything in units of y float64.
         scale: `[dy]`, or a number, positive, in units of y.
 
     Raises:
@@ -122,7 +122,10 @@ class Affine(Predictive):
 
     def __init__(self, law: Predictive, shift: Tensor | float, scale: Tensor | float):
         like = law.mean
-        shift, scale = (torch.as_tensor(v).to(like) for v in (shift, scale))
+        dtype = like.dtype
+        for value in (shift, scale):
+            dtype = torch.promote_types(dtype, value.dtype) if isinstance(value, Tensor) else dtype
+        shift, scale = (torch.as_tensor(v).to(like.device, dtype) for v in (shift, scale))
         for name, value in (("shift", shift), ("scale", scale)):
             if value.ndim and value.shape != like.shape[-1:]:
                 raise ShapeError(f"expected {name} [{like.shape[-1]}], one per output, got {list(value.shape)}")
@@ -173,7 +176,7 @@ class Affine(Predictive):
 
     def _to_law(self, y: Tensor) -> Tensor:
         one = (0,) * (self.shift.ndim - 3)  # shift and scale are the same along leading axes
-        return (y - self.shift[one]) / self.scale[one]
+        return ((y - self.shift[one]) / self.scale[one]).to(self.law.mean.dtype)
 
 
 class Transformed(Likelihood):

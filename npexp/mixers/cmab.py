@@ -121,8 +121,8 @@ class CMAB(Mixer):
         if bool(lost.any()):
             raise PrecisionError(
                 f"the points to be removed held nearly all that {int(lost.sum())} of {lost.numel()} pools had seen; "
-                "rounding would spoil what is left there: encode the points that remain, or let npexp.Predictor "
-                "condition and remove, which does both in float64"
+                "rounding would spoil what is left there: encode the points that remain, or let "
+                "npexp.Predictor(model, keep_points=True) condition and remove, which then does so by itself"
             )
         return self._finish(left, noise, carry)
 

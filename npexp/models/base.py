@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from npexp.batch import check_points, count, real
-from npexp.errors import DataError, ShapeError, UnsupportedError, at_least
+from npexp.errors import ConfigError, DataError, ShapeError, UnsupportedError, at_least
 from npexp.likelihoods import Autoregressive, Decoding, Gaussian, Likelihood, Predictive, Verbs
 from npexp.ops.tree import tree_map
 
@@ -94,7 +94,11 @@ class NeuralProcess(nn.Module, ABC):
 
     def _use_head(self, likelihood: Likelihood | None, dim_in: int, dim_hidden: int, depth: int) -> None:
         """Sets `head`, from features `[*s, b, nt, dim_in]` to a law, and the traits that follow; None: the default."""
-        likelihood = likelihood or Gaussian(min_stddev=0.01)
+        likelihood = Gaussian(min_stddev=0.01) if likelihood is None else likelihood
+        if not isinstance(likelihood, Likelihood):
+            raise ConfigError(
+                f"expected a likelihood such as npexp.likelihoods.StudentT(), got {likelihood!r}: pass an object"
+            )
         self.head = likelihood.head(dim_in, dim_hidden, self.dy, depth)
         self.joint, self.consistent = self.latent or likelihood.joint, likelihood.consistent
 
@@ -276,8 +280,9 @@ class NeuralProcess(nn.Module, ABC):
 def _check_tasks(state: State, x: Tensor) -> None:
     if not isinstance(state, State):
         raise ShapeError(f"expected a state as `encode` or `condition` gives it, got {type(state).__name__}")
-    if len(state.n) != len(x):
-        raise ShapeError(f"the state holds {len(state.n)} tasks, got points of {len(x)}: give every task its points")
+    b, given = state.n.shape[0], x.shape[0]  # not len(), which a graph that is being traced would take for a constant
+    if b != given:
+        raise ShapeError(f"the state holds {b} tasks, got points of {given}: give every task its points")
 
 
 def join(a: Points, b: Points) -> Points:

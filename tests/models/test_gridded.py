@@ -132,3 +132,12 @@ def test_impossible_settings_are_refused(untyped):
                 npexp.build("gridded_swin", dx=1, dy=1, **{name: value})
     with pytest.raises(ConfigError, match="window to be one value, or a list of dx=2"):
         npexp.build("gridded_swin", dx=2, dy=1, window=[4, 4, 4])
+
+
+def test_the_kernel_encoder_serves_a_predictor():
+    """It can be undone, so a predictor makes its states in float64; the float32 model reads them."""
+    predictor = npexp.Predictor(npexp.build("gridded_swin", dx=1, dy=1, encoder="kernel"))
+    state = predictor.condition([0.0, 0.5], [1.0, 2.0])
+    left = predictor.remove(state, [0.5], [2.0])
+    expected = predictor.predict(predictor.condition([0.0], [1.0]), [0.1]).mean
+    torch.testing.assert_close(predictor.predict(left, [0.1]).mean, expected)
