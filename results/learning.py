@@ -1,10 +1,10 @@
 """How far each variant gets on 1-D RBF Gaussian processes in the computing time of 8,000 CNP steps on one thread.
 
-    OMP_NUM_THREADS=1 python results/learning.py [--cnp_steps 8000] [--only NAME ...]
+    OMP_NUM_THREADS=1 python results/learning.py [--cnp_steps 8000] [--only NAME ...] [--table FILE]
 
 The training step of every `conf/experiment/gp_rbf_*.yaml` is timed in turns with CNP's, so that other work on the
 machine slows both alike; then the variant is trained for as many steps as fit, with its cosine schedule over just
-these, and tested on 3,008 tasks. Finished rows of `learning.csv` are kept: delete one to run it again.
+these, and tested on 3,008 tasks. Finished rows of the table are kept: delete one to run it again.
 """
 
 import argparse
@@ -27,7 +27,6 @@ from npexp.training_cli import make_cli
 
 HERE = Path(__file__).parent
 EXPERIMENTS = HERE.parent / "conf" / "experiment"
-TABLE = HERE / "learning.csv"
 NPEXP = [sys.executable, "-m", "npexp"]
 COLUMNS = ["model", "parameters", "steps", "step_in_cnp_steps", "loglik_joint", "loglik_joint_sem"]
 COLUMNS += ["loglik_marginal", "loglik_marginal_sem", "oracle_gap_marginal", "oracle_gap_joint"]
@@ -69,10 +68,11 @@ def measure(name: str, cnp_steps: int) -> dict[str, object]:
     """Trains and tests one variant; one row of the table."""
     own, cnp = cost(name)
     steps = int(cnp_steps * cnp / own) if name != "cnp" else cnp_steps
+    steps += steps % 2  # validated half way and at the end: a run that ends elsewhere would be tested half way
     with tempfile.TemporaryDirectory() as runs:
         run(
             *(*NPEXP, "fit", "--config", f"experiment/gp_rbf_{name}", f"--trainer.max_steps={steps}", "--name=run"),
-            *(f"--runs_dir={runs}", f"--trainer.val_check_interval={(steps + 1) // 2}", "--figures.num_tasks=0"),
+            *(f"--runs_dir={runs}", f"--trainer.val_check_interval={steps // 2}", "--figures.num_tasks=0"),
             *("--trainer.enable_progress_bar=false", "--data.num_val_batches=16"),
         )
         run(
@@ -89,26 +89,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cnp_steps", type=int, default=8_000, help="steps of CNP whose time each variant gets")
     parser.add_argument("--only", nargs="+", help="these variants")
+    parser.add_argument("--table", type=Path, default=HERE / "learning.csv", help="the table to fill")
     args = parser.parse_args()
     every = sorted(p.stem.removeprefix("gp_rbf_") for p in EXPERIMENTS.glob("gp_rbf_*.yaml"))
     for name in args.only or every:
-        if name in {row["model"] for row in read()}:
+        if name in {row["model"] for row in read(args.table)}:
             continue
         start = time.time()
         row = measure(name, args.cnp_steps)
-        rows = [*read(), row]  # read again: several of these may run side by side
-        temporary = TABLE.with_suffix(f".{os.getpid()}")
+        rows = [*read(args.table), row]  # read again: several of these may run side by side
+        temporary = args.table.with_suffix(f".{os.getpid()}")
         with temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(sorted(rows, key=lambda r: str(r["model"])))
-        temporary.replace(TABLE)
+        temporary.replace(args.table)
         print(f"{name}: {float(row['loglik_joint']):.3f} joint, {row['steps']} steps, {time.time() - start:.0f} s")
 
 
-def read() -> list[dict[str, str]]:
+def read(table: Path) -> list[dict[str, str]]:
     """The rows so far."""
-    return list(csv.DictReader(TABLE.open())) if TABLE.exists() else []
+    return list(csv.DictReader(table.open())) if table.exists() else []
 
 
 if __name__ == "__main__":

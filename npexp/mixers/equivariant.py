@@ -113,8 +113,9 @@ class _Pseudo(Mixer):
         return self.attention(q.h, q.x, self.attention.project(self.norm(state.z), state.x, state.mask))
 
     def _start(self, ctx: Tokens) -> PseudoTokens:
-        with torch.autocast(ctx.x.device.type, enabled=False):  # places are differences of large numbers
-            x = self.weights(ctx) @ ctx.x + self.offsets.to(ctx.x.dtype)
+        weights = self.weights(ctx).to(ctx.x.dtype)
+        with torch.autocast(ctx.x.device.type, enabled=False):  # places must not be rounded: x may be large
+            x = weights @ ctx.x + self.offsets.to(ctx.x.dtype)
         return PseudoTokens(self.latents.expand(len(x), -1, -1), x, (ctx.n > 0)[:, None].expand(x.shape[:2]))
 
 
