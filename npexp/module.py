@@ -7,13 +7,15 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
-from npexp.batch import TaskBatch
+from npexp.batch import TaskBatch, real
 from npexp.errors import ConfigError, DivergenceError, at_least
 from npexp.likelihoods import Decoding, Predictive
 from npexp.metrics import Evaluation
 from npexp.models.base import NeuralProcess
 from npexp.objectives import OBJECTIVES, refusal
 from npexp.scaling import Scaling
+
+ADAPT_BATCHES = 8  # training batches whose inputs a model may look at before the first step
 
 
 class NPModule(LightningModule):
@@ -83,9 +85,20 @@ class NPModule(LightningModule):
         return [optimizer], [{"scheduler": self.lr_scheduler(optimizer), "interval": "step"}]
 
     def on_fit_start(self) -> None:
-        """Takes note of what the datamodule does to raw values, so that the checkpoint can tell."""
-        if self.trainer.datamodule is not None:
-            self.scaling = getattr(self.trainer.datamodule, "scaling", None)
+        """Takes note of what the datamodule does to raw values, for the checkpoint; shows the model some inputs."""
+        data = self.trainer.datamodule
+        if data is not None:
+            self.scaling = getattr(data, "scaling", None)
+        if hasattr(data, "make_batch"):  # the same tasks in every process and after every resumption
+            seen = [data.make_batch("train", i) for i in range(ADAPT_BATCHES)]
+            self.net.adapt(
+                torch.cat(
+                    [
+                        torch.cat([b.xc, b.xt], 1)[torch.cat([real(b.mask_c, b.xc), real(b.mask_t, b.xt)], 1)]
+                        for b in seen
+                    ]
+                )
+            )
         if self.scaling is not None:
             self.scaling = Scaling.make(self.scaling, self.net.dx, self.net.dy)._asdict()
 

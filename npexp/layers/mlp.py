@@ -28,6 +28,13 @@ def mlp(dim_in: int, dim_hidden: int, dim_out: int, depth: int, activation: str 
     return nn.Sequential(*layers[:-1])
 
 
+def zero_end(network: nn.Sequential) -> nn.Sequential:
+    """The same network, whose outputs are 0 until it has learned something."""
+    nn.init.zeros_(network[-1].weight)
+    nn.init.zeros_(network[-1].bias)
+    return network
+
+
 class FeedForward(nn.Module):
     """The row-wise half of a Transformer layer: dz -> dim -> dz.
 

@@ -18,6 +18,7 @@ class LowRankGaussian(JointGaussian):
         mean: `[*s, b, nt, dy]`.
         factor: H, `[*s, b, nt, dy, r]`.
         noise: standard deviation of what is each output's own, `[*s, b, nt, dy]`, positive.
+        across: whether outputs of one channel depend on those of another; False makes dy laws of nt outputs each.
     """
 
     def __init__(
@@ -25,8 +26,9 @@ class LowRankGaussian(JointGaussian):
         mean: Float[Tensor, "*s b nt dy"],
         factor: Float[Tensor, "*s b nt dy r"],
         noise: Float[Tensor, "*s b nt dy"],
+        across: bool = True,
     ):
-        self._mean, self.factor, self.noise = mean, factor, noise
+        self._mean, self.factor, self.noise, self.across = mean, factor, noise, across
 
     @property
     def mean(self) -> Float[Tensor, "*s b nt dy"]:
@@ -44,20 +46,31 @@ class LowRankGaussian(JointGaussian):
         """Joint log density of the real targets: time O(nt dy r^2), memory O(nt dy r)."""
         check_outputs(yt, self._mean, mask_t)
         residual = hide_padding(yt, self._mean, mask_t) - self._mean
+        if not self.across:
+            factor, noise = self.factor.movedim(-2, 0), self.noise.movedim(-1, 0)
+            return low_rank_log_prob(residual.movedim(-1, 0), factor, noise, mask_t).sum(0)
         mask = None if mask_t is None else mask_t[..., None].expand_as(residual).flatten(-2)
         return low_rank_log_prob(residual.flatten(-2), self.factor.flatten(-3, -2), self.noise.flatten(-2), mask)
 
     def marginal_log_prob(self, yt: Float[Tensor, "b nt dy"]) -> Float[Tensor, "*s b nt"]:
         """Log density of each target alone, its outputs jointly."""
         check_outputs(yt, self._mean)
+        if not self.across:
+            return self.outputs.marginal_log_prob(yt)
         return low_rank_log_prob(yt - self._mean, self.factor, self.noise)
 
     def sample(self, n: int, seed: int | None = None) -> Float[Tensor, "n *s b nt dy"]:
         """Coherent draws: O(nt dy r) each."""
-        *s, b, _, _, r = self.factor.shape
+        *s, b, _, dy, r = self.factor.shape
         own = self.noise * standard_normal(n, self._mean, seed)
-        common = standard_normal(n, self._mean.new_zeros(*s, b, 1, r), stream(seed, 1))  # [n, *s, b, 1, r]
+        channels = 1 if self.across else dy
+        common = standard_normal(
+            n, self._mean.new_zeros(*s, b, channels, r), stream(seed, 1)
+        )  # [n, *s, b, channels, r]
         with full_precision(own):
+            if not self.across:
+                shared = self.factor.movedim(-2, -3) @ common[..., None]  # [n, *s, b, dy, nt, 1]
+                return self._mean + own + shared[..., 0].mT
             shared = self.factor.flatten(-3, -2) @ common.mT  # [n, *s, b, nt dy, 1]
         return self._mean + own + shared.unflatten(-2, self._mean.shape[-2:])[..., 0]
 

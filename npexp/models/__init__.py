@@ -1,5 +1,6 @@
 """Neural process variants, one file each; every YAML under `conf/model` names one of them with its settings."""
 
+from npexp.models.additive import AdditiveNeuralProcess
 from npexp.models.anp import ANP
 from npexp.models.banp import BANP
 from npexp.models.base import NeuralProcess
@@ -17,7 +18,10 @@ from npexp.models.isanp import ISANP
 from npexp.models.ist import IST
 from npexp.models.latent import LatentNeuralProcess
 from npexp.models.lbanp import LBANP
+from npexp.models.lpnp import LPNP
 from npexp.models.np import NP
+from npexp.models.rmnp import RMNP
+from npexp.models.rmnp_hybrid import RMNPHybrid
 from npexp.models.set_transformer import SetTransformer
 from npexp.models.tetnp import TETNP
 from npexp.models.tnp import TNP
@@ -36,16 +40,20 @@ __all__ = [
     "ISANP",
     "IST",
     "LBANP",
+    "LPNP",
     "NP",
+    "RMNP",
     "TETNP",
     "TNP",
     "TNPA",
     "TNPKR",
+    "AdditiveNeuralProcess",
     "BootstrapNeuralProcess",
     "ConvCNP",
     "ConvNP",
     "GriddedTNP",
     "LatentNeuralProcess",
     "NeuralProcess",
+    "RMNPHybrid",
     "SetTransformer",
 ]

@@ -12,6 +12,8 @@ from npexp.errors import ConfigError, DataError, ShapeError, UnsupportedError, a
 from npexp.likelihoods import Autoregressive, Decoding, Gaussian, Likelihood, Predictive, Verbs
 from npexp.ops.tree import tree_map
 
+ADDITIVE = "use a model whose traits say additive, such as rmnp or cnp"
+
 
 class Points(NamedTuple):
     """Observed points: x `[b, n, dx]`, y `[b, n, dy]`, mask `[b, n]` or None; padded slots hold zeros."""
@@ -67,6 +69,7 @@ class NeuralProcess(nn.Module, ABC):
     causal: bool = False
     translation_equivariant: bool = False
     constant_state: bool = False
+    additive: bool = False
     cost: str = ""
     spec: dict[str, Any] | None = None
     decoding: Decoding | None = None
@@ -89,6 +92,7 @@ class NeuralProcess(nn.Module, ABC):
             "causal": self.causal,
             "translation_equivariant": self.translation_equivariant,
             "constant_state": self.constant_state,
+            "additive": self.additive,
             "cost": self.cost,
         }
 
@@ -183,6 +187,25 @@ class NeuralProcess(nn.Module, ABC):
         none = self._encode(self._points(x[:, :0], y[:, :0], None))
         choose = lambda a, b: torch.where(empty.view(-1, *[1] * (a.ndim - 1)), a, b)  # noqa: E731
         return State(tree_map(choose, none, some), n, None)
+
+    def merge(self, a: State, b: State) -> State:
+        """A state that has seen the points of both, see `AdditiveNeuralProcess`.
+
+        Raises:
+            UnsupportedError: where `traits["additive"]` is False.
+        """
+        raise UnsupportedError(f"{type(self).__name__} cannot merge states; {ADDITIVE}")
+
+    def decay(self, state: State, gamma: float) -> State:
+        """A state in which every point counts gamma times what it did, see `AdditiveNeuralProcess`.
+
+        Raises:
+            UnsupportedError: where `traits["additive"]` is False.
+        """
+        raise UnsupportedError(f"{type(self).__name__} cannot let points decay; {ADDITIVE}")
+
+    def adapt(self, x: Float[Tensor, "n dx"]) -> None:
+        """Looks at inputs of training tasks before the first step, for models that ask where their inputs lie."""
 
     def predict(
         self, state: State, xt: Float[Tensor, "b nt dx"], mask_t: Bool[Tensor, "b nt"] | None = None

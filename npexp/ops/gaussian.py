@@ -35,9 +35,9 @@ def low_rank_log_prob(
     stddev: Float[Tensor, "... n"],
     mask: Bool[Tensor, "... n"] | None = None,
 ) -> Float[Tensor, "..."]:
-    """Log density of N(0, H H^T + diag(stddev)^2) over the real entries: time O(n r^2), memory O(n r).
+    """Log density of N(0, H H^T + diag(stddev)^2) over the real entries: time O(n r^2), memory O(n r); O(n^2 r) for n < r.
 
-    The determinant lemma gives the volume. The quadratic form is written as a least-squares problem,
+    Few entries have a small covariance. For many, the determinant lemma gives the volume. The quadratic form is written as a least-squares problem,
     min_z |e - G z|^2 + |z|^2 with e and G the residual and H in units of stddev: the matrix-inversion lemma with
     squares only, where the usual difference of two large numbers would lose digits. It is computed in float64 where
     the device has it: in float32 the 1 in I + G^T G would drown where H is 3,000 times stddev.
@@ -51,10 +51,15 @@ def low_rank_log_prob(
             factor = torch.where(mask[..., None], factor, torch.zeros_like(factor))
             stddev = torch.where(mask, stddev, torch.ones_like(stddev))
         e, g = (residual / stddev)[..., None], factor / stddev[..., None]
-        eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-        root = torch.linalg.cholesky(eye + g.mT @ g)
-        z = torch.cholesky_solve(g.mT @ e, root)
-        quadratic = (e - g @ z).square().sum((-2, -1)) + z.square().sum((-2, -1))
+        few = g.shape[-2] < g.shape[-1]
+        products = g @ g.mT if few else g.mT @ g
+        eye = torch.eye(products.shape[-1], dtype=g.dtype, device=g.device)
+        root = torch.linalg.cholesky(eye + products)
+        if few:
+            quadratic = torch.linalg.solve_triangular(root, e, upper=False).square().sum((-2, -1))
+        else:
+            z = torch.cholesky_solve(g.mT @ e, root)
+            quadratic = (e - g @ z).square().sum((-2, -1)) + z.square().sum((-2, -1))
         half_log_det = root.diagonal(dim1=-2, dim2=-1).log().sum(-1) + stddev.log().sum(-1)
         n = residual.shape[-1] if mask is None else mask.sum(-1).to(residual)
         return (-0.5 * quadratic - half_log_det - n * LOG_SQRT_2PI).to(dtype)

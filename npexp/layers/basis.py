@@ -1,0 +1,60 @@
+"""Basis functions of the inputs, in which functions are linear."""
+
+import math
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from npexp.errors import UnknownNameError, at_least
+from npexp.layers.mlp import mlp
+
+Kind = Literal["fourier", "mlp", "fourier_mlp"]
+PERIOD = 5.5  # of the slowest wave: more than the width of the domain, so that its two ends are not neighbours
+
+
+class Basis(nn.Module):
+    """phi(x): k learned cosines, k sines and a constant, or as many outputs of a network; m = 2 k + 1 numbers.
+
+    Inputs lie in [-2, 2]^dx. In one dimension the waves start as a Fourier series, with angular frequencies
+    2 pi i / `PERIOD`, i = 1, ..., k; in more, in random directions with magnitudes uniform up to i = k^(1/dx). A smooth
+    function of lengthscale l on a box of side a needs k of order (a / l)^dx.
+
+    Args:
+        dx: input size.
+        k: number of waves.
+        kind: "fourier"; "mlp" is a network of x and "fourier_mlp" one of x and the waves, which learn more slowly.
+        dim_hidden: width of the networks.
+    """
+
+    def __init__(self, dx: int, k: int, kind: Kind = "fourier", dim_hidden: int = 64):
+        super().__init__()
+        at_least("num_frequencies", k, 1)
+        if kind not in get_args(Kind):
+            raise UnknownNameError("basis", kind, get_args(Kind))
+        self.m = 2 * k + 1
+        if dx == 1:
+            waves = torch.arange(1.0, k + 1)[:, None]
+        else:
+            waves = nn.functional.normalize(torch.randn(k, dx), dim=-1) * (k ** (1 / dx) * torch.rand(k, 1))
+        self.frequencies = nn.Parameter(2 * math.pi / PERIOD * waves)
+        self.kind = kind
+        if kind != "fourier":
+            self.network = mlp(dx if kind == "mlp" else dx + 2 * k, dim_hidden, 2 * k, 3, "gelu")
+
+    def waves(self, x: Float[Tensor, "b n dx"]) -> Float[Tensor, "b n f"]:
+        """Cosines, then sines, in the dtype of x, `[b, n, 2 k]`."""
+        # sums of products rather than a matrix product: the same to the last bit however many points come at a time
+        angle = (x[..., None, :] * self.frequencies.to(x.dtype)).sum(-1)
+        return torch.cat([angle.cos(), angle.sin()], -1)
+
+    def forward(self, x: Float[Tensor, "b n dx"]) -> Float[Tensor, "b n m"]:
+        """phi, in the dtype of x."""
+        if self.kind == "fourier":
+            values = self.waves(x)
+        else:
+            own = self.frequencies.dtype
+            rows = x if self.kind == "mlp" else torch.cat([x, self.waves(x)], -1)
+            values = self.network(rows.to(own)).to(x.dtype)
+        return torch.cat([values, torch.ones_like(values[..., :1])], -1)

@@ -1,0 +1,221 @@
+"""A memory that solves: moments of learned features, read through a bank of ridge regressions."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from npexp.errors import UnknownNameError, at_least
+from npexp.layers.basis import Basis
+from npexp.layers.experts import Experts
+from npexp.layers.mlp import mlp, zero_end
+from npexp.layers.moments import Moments, moments, symmetric
+from npexp.ops.gaussian import full_precision
+from npexp.ops.ridge import ridge, ridge_rows
+
+MAX_LOG_SCALE = 4.0  # of prior standard deviations over the noise's: bounds the condition of a system by e^8 n
+MIN_LOG_NOISE = -4.6
+MIN_LOG_WEIGHT = -20.0  # of a head by evidence: less is hopeless
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+CODE = 8  # numbers by which an inferred prior differs from a mixture of the learned ones
+
+
+class Sums(NamedTuple):
+    """Moments for solving: `g` counts tasks, or tasks and outputs; `o` outputs of each share their priors."""
+
+    gram: Tensor  # [g, m, m]
+    cross: Tensor  # [g, m, o]
+    square: Tensor  # [g, o]
+    count: Tensor  # [g, 1]
+    facts: Tensor  # [g, f], what networks see of them
+
+
+class Bank(NamedTuple):
+    """Posteriors under k priors.
+
+    Args:
+        log_amplitude: of the weights, `[g, k, m]`.
+        log_noise: `[g, k]`.
+        scale: D, `[g, k, m]`.
+        weights: posterior means, `[g, k, m, o]`.
+        log_det: log |A|, `[g, k]`.
+        whiten: L^-1, `[g, k, m, m]`.
+        error: mean squared error over the variance of the noise, with the penalty on the weights, `[g, k, o]`.
+        evidence: log marginal likelihood up to a constant, `[g, k]`.
+    """
+
+    log_amplitude: Tensor
+    log_noise: Tensor
+    scale: Tensor
+    weights: Tensor
+    log_det: Tensor
+    whiten: Tensor
+    error: Tensor
+    evidence: Tensor
+
+    @property
+    def log_weights(self) -> Tensor:
+        """By evidence alone, `[g, k]`."""
+        return self.evidence.log_softmax(-1).clamp_min(MIN_LOG_WEIGHT)
+
+    def plus(self, other: "Bank") -> "Bank":
+        """All heads of both."""
+        return Bank(*(torch.cat(parts, 1) for parts in zip(self, other, strict=True)))
+
+
+class Solved(NamedTuple):
+    """What a state says once it is solved.
+
+    Args:
+        gram: G, `[g, m, m]`.
+        bank: every head.
+        logits: log weights of the heads by evidence, corrected, `[g, k]`.
+        code: what the rows are told of the whole context, `[b, dz]`.
+    """
+
+    gram: Tensor
+    bank: Bank
+    logits: Tensor
+    code: Tensor
+
+
+class RidgeMemory(nn.Module):
+    """G = sum phi phi', S = sum phi y' and a few scalars: exact inserts and deletes; inference happens at reading.
+
+    `num_heads` learned priors are solved and weighed by their evidences. From these and the residuals a network infers
+    `num_refined` better priors, and these are solved too. All heads share the one state, so that more of them cost
+    computing only. Solving takes O(k m^3), reading O(k m^2) per target.
+
+    Sums are float64. So are solutions where no gradient is needed; in training they have the model's precision.
+
+    Args:
+        basis: phi.
+        dy: output size.
+        num_heads: learned priors.
+        num_refined: inferred priors.
+        dz: width of the code.
+        dim_hidden: hidden width of the two networks over evidences.
+        misfit: whether heads whose errors exceed what they expect say so by larger variances.
+        shared_noise: whether outputs share amplitudes, noise and evidence; False gives each output its own, at dy times
+            the solves.
+        accumulate: dtype of the sums.
+    """
+
+    def __init__(
+        self,
+        basis: Basis,
+        dy: int,
+        num_heads: int = 6,
+        num_refined: int = 3,
+        dz: int = 64,
+        dim_hidden: int = 128,
+        misfit: bool = True,
+        shared_noise: bool = True,
+        accumulate: Literal["float64", "float32"] = "float64",
+    ):
+        super().__init__()
+        if accumulate not in DTYPES:
+            raise UnknownNameError("dtype", accumulate, DTYPES)
+        h, r = at_least("num_heads", num_heads, 1), at_least("num_refined", num_refined, 0)
+        self.basis, self.num_refined, self.misfit, self.accumulate = basis, r, misfit, DTYPES[accumulate]
+        self.num_heads = h + r
+        self.groups = 1 if shared_noise else dy
+        # heads differ in how fast amplitudes fall with the frequency: from rough functions to smooth ones
+        if basis.kind == "fourier":
+            roughness = basis.frequencies.detach().norm(dim=-1).repeat(2)
+        else:
+            roughness = torch.linspace(0, 36, basis.m - 1)  # of networks' outputs, as they will learn it
+        fall = torch.logspace(-1.4, -0.4, h)[:, None] * roughness
+        start = torch.cat([-1.0 - fall, torch.full((h, 1), -0.7)], -1)
+        self.log_amplitude = nn.Parameter(start.repeat(self.groups, 1, 1))
+        self.log_noise = nn.Parameter(torch.full((self.groups, h), 0.1).log())
+        outputs = dy // self.groups
+        known, per_head = 1 + 2 * outputs + self.groups, outputs + 2
+        if r:
+            self.infer = zero_end(mlp(known + h * per_head, dim_hidden, r * (CODE + 1 + h), 3, "gelu"))
+            self.directions = nn.Parameter(0.1 * torch.randn(r, CODE, basis.m))
+        self.gate = zero_end(mlp(known + self.num_heads * per_head, dim_hidden, self.num_heads, 2, "gelu"))
+        self.tell = mlp(known + self.num_heads * per_head, dim_hidden, dz, 2, "gelu")
+
+    def pool(
+        self, x: Float[Tensor, "b n dx"], y: Float[Tensor, "b n dy"], mask: Bool[Tensor, "b n"] | None = None
+    ) -> Moments:
+        """The state of these points, O(n m^2)."""
+        with full_precision(x):
+            dtype = torch.float32 if x.device.type == "mps" else self.accumulate
+            return moments(self.basis(x.to(dtype)), y.to(dtype), mask)
+
+    def solve(self, state: Moments) -> Solved:
+        """The posteriors of a state, O(k m^3)."""
+        with full_precision(state.gram):
+            sums = self._sums(state)
+            b = len(state.count)
+            prior = self.log_amplitude.repeat(b, 1, 1), self.log_noise.repeat(b, 1)
+            bank = _posterior(sums, *(v.to(sums.gram.dtype) for v in prior))
+            if self.num_refined:
+                bank = bank.plus(_posterior(sums, *self._refined(sums, bank)))
+            seen = self._seen(sums, bank)
+            logits = bank.log_weights + self.gate(seen)
+            return Solved(sums.gram, bank, logits, self.tell(seen).unflatten(0, (b, -1)).sum(1))
+
+    def read(self, solved: Solved, x: Float[Tensor, "b n dx"], rows: bool = False) -> Experts:
+        """What each head predicts at x, in the model's dtype: O(n k m^2); with the rows of its covariance if asked."""
+        bank, p = solved.bank, self.groups
+        with full_precision(x):
+            phi = self.basis(x.to(solved.gram.dtype)).repeat_interleave(p, 0)
+            means = (phi @ bank.weights.movedim(1, -1).flatten(2)).unflatten(-1, (-1, self.num_heads))  # [g, n, o, k]
+            factor = ridge_rows(solved.gram, bank.scale, bank.whiten, phi)  # [g, k, n, m]
+            variance = factor.square().sum(-1).mT[:, :, None]  # [g, n, 1, k], in units of the noise
+            log_scales = bank.log_noise[:, None].expand_as(bank.error.mT)
+            if self.misfit:
+                log_scales = log_scales + 0.5 * bank.error.mT.clamp_min(1).log()
+            log_scales = log_scales[:, None]  # [g, 1, o, k]
+            logits = solved.logits[:, None, None].expand_as(log_scales)
+
+            def by_output(v: Tensor) -> Tensor:
+                return v.unflatten(0, (-1, p)).movedim(1, 2).flatten(2, 3).to(self.log_noise.dtype)
+
+            found = (by_output(v) for v in (logits, means, log_scales + 0.5 * variance.log1p(), log_scales))
+            return Experts.weigh(*found, factor.to(self.log_noise.dtype) if rows else None)
+
+    def _sums(self, state: Moments) -> Sums:
+        """The state in the precision of the solution, outputs with priors of their own in the place of tasks."""
+        exact = state.gram.dtype if state.gram.device.type == "mps" else torch.float64
+        dtype = self.log_noise.dtype if torch.is_grad_enabled() else exact
+        p, b = self.groups, len(state.count)
+        gram = symmetric(state.gram, self.basis.m).to(dtype).repeat_interleave(p, 0)
+        cross = state.cross.to(dtype).unflatten(-1, (p, -1)).movedim(2, 1).flatten(0, 1)
+        total, square = (v.to(dtype).unflatten(-1, (p, -1)).flatten(0, 1) for v in (state.total, state.square))
+        n = state.count.to(dtype).repeat_interleave(p, 0)[:, None]
+        which = torch.eye(p, dtype=dtype, device=gram.device).repeat(b, 1)
+        some = n.clamp_min(1)
+        facts = torch.cat([(n + 1).log() / 2, total / some, (square / some + 1e-3).log(), which], -1)
+        return Sums(gram, cross, square, n, facts)
+
+    def _refined(self, sums: Sums, bank: Bank) -> tuple[Tensor, Tensor]:
+        """Amplitudes and noise of the inferred priors: mixtures of the learned ones, moved along learned directions."""
+        told = self.infer(self._seen(sums, bank)).to(sums.gram.dtype).unflatten(-1, (self.num_refined, -1))
+        code, shift, mix = told.split([CODE, 1, bank.log_noise.shape[1]], -1)
+        weight = (bank.log_weights[:, None] + mix).softmax(-1)  # [g, r, h]
+        moved = torch.einsum("grc,rcm->grm", code, self.directions.to(code.dtype))
+        return weight @ bank.log_amplitude + moved, (weight @ bank.log_noise[..., None] + shift)[..., 0]
+
+    def _seen(self, sums: Sums, bank: Bank) -> Tensor:
+        """What networks see of a solved bank, in their dtype."""
+        volume = 0.5 * bank.log_det / sums.count.clamp_min(1)
+        parts = [sums.facts, bank.error.log1p().flatten(1), volume, bank.log_weights / 5]
+        return torch.cat(parts, -1).to(self.log_noise.dtype)
+
+
+def _posterior(sums: Sums, log_amplitude: Tensor, log_noise: Tensor) -> Bank:
+    log_noise = log_noise.clamp_min(MIN_LOG_NOISE)
+    excess = log_amplitude - log_noise[..., None]
+    scale = (MAX_LOG_SCALE - softplus(MAX_LOG_SCALE - excess)).exp()
+    weights, log_det, whiten = ridge(sums.gram, sums.cross, scale)
+    left = (sums.square[:, None] - (sums.cross[:, None] * weights).sum(-2)).clamp_min(0)
+    left = left * (-2 * log_noise).exp()[..., None]  # [g, k, o]
+    evidence = -0.5 * left.sum(-1) - left.shape[-1] * (0.5 * log_det + sums.count * log_noise)
+    error = left / sums.count.clamp_min(1)[..., None]
+    return Bank(log_amplitude, log_noise, scale, weights, log_det, whiten, error, evidence)

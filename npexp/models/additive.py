@@ -1,0 +1,77 @@
+"""Models whose state is a plain sum over points: whatever sums allow, states do."""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from npexp.errors import ConfigError, DataError, ShapeError
+from npexp.models.base import NeuralProcess, Points, State
+from npexp.ops.tree import tree_map
+
+LOST = 1e-6  # share of the points that decay may have taken before removal is refused
+
+
+class AdditiveNeuralProcess(NeuralProcess):
+    """A neural process that remembers its context as sums of row-wise functions of the points.
+
+    Inserting and deleting points, merging the states of two shards or sensors, and forgetting are additions,
+    subtractions and a multiplication, O(state) each and exact up to the rounding of the sums. A variant implements
+    `_encode`, whose summary is a nested tuple of sums, and `_mass`.
+    """
+
+    update_rule = "exact"
+    remove_rule = "exact"
+    constant_state = True
+    additive = True
+
+    def merge(self, a: State, b: State) -> State:
+        """A state that has seen the points of both, which must have no point in common.
+
+        Raises:
+            ShapeError: states of different numbers of tasks.
+        """
+        for state in (a, b):
+            if not isinstance(state, State):
+                raise ShapeError(f"expected two states as `encode` gives them, got a {type(state).__name__}")
+        if a.n.shape != b.n.shape:
+            raise ShapeError(f"expected states of as many tasks, got {len(a.n)} and {len(b.n)}: merge task by task")
+        return State(tree_map(torch.add, a.summary, b.summary), a.n + b.n, None)
+
+    def decay(self, state: State, gamma: float) -> State:
+        """A state in which every point counts gamma times what it did: for data that drift, called once per time step.
+
+        After decays, `n` still says how many points were seen, and points can no longer be removed.
+
+        Args:
+            state: what the model has seen.
+            gamma: 0 < gamma <= 1; a point's weight falls to 1/e after 1 / (1 - gamma) calls.
+
+        Raises:
+            ConfigError: another gamma.
+        """
+        if not (isinstance(gamma, int | float) and 0 < gamma <= 1):
+            raise ConfigError(f"expected 0 < gamma <= 1, got {gamma!r}: 1 forgets nothing")
+        kept = tree_map(lambda sums: gamma * (sums if sums.is_floating_point() else sums.double()), state.summary)
+        return state._replace(summary=kept)
+
+    def remove(self, state: State, x: Tensor, y: Tensor, mask: Tensor | None = None) -> State:
+        """See `NeuralProcess.remove`.
+
+        Raises:
+            DataError: more points than the state has seen, or a state that has forgotten part of them by `decay`.
+        """
+        if isinstance(state, State) and bool(((self._mass(state.summary) - state.n).abs() > LOST * state.n).any()):
+            raise DataError("this state has decayed, so nobody knows how much of a point is left: encode without it")
+        return super().remove(state, x, y, mask)
+
+    @abstractmethod
+    def _mass(self, summary: Any) -> Tensor:
+        """How many points the sums hold, `[b]`."""
+
+    def _extend(self, summary: Any, points: Points) -> Any:
+        return tree_map(torch.add, summary, self._encode(points))
+
+    def _retract(self, summary: Any, points: Points) -> Any:
+        return tree_map(torch.sub, summary, self._encode(points))
