@@ -15,25 +15,25 @@ PERIOD = 5.5  # of the slowest wave: more than the width of the domain, so that 
 
 
 class Basis(nn.Module):
-    """phi(x): k learned cosines, k sines and a constant, or as many outputs of a network; m = 2 k + 1 numbers.
+    """phi(x): a constant and m - 1 waves with learned frequencies, or as many outputs of a network.
 
-    Inputs lie in [-2, 2]^dx. In one dimension the waves start as a Fourier series, with angular frequencies
-    2 pi i / `PERIOD`, i = 1, ..., k; in more, in random directions with magnitudes uniform up to i = k^(1/dx). A smooth
-    function of lengthscale l on a box of side a needs k of order (a / l)^dx.
+    Inputs lie in [-2, 2]^dx. In one dimension the waves start as a Fourier series, cosines and sines with angular
+    frequencies 2 pi i / `PERIOD`, i = 1, 2, ...; in more, in random directions with magnitudes uniform up to
+    i = (m / 2)^(1/dx). A smooth function of lengthscale l on a box of side a needs m of order (a / l)^dx.
 
     Args:
         dx: input size.
-        k: number of waves.
+        m: number of functions. On a CPU systems of 64 are solved in two thirds of the time of 63 or 65.
         kind: "fourier"; "mlp" is a network of x and "fourier_mlp" one of x and the waves, which learn more slowly.
         dim_hidden: width of the networks.
     """
 
-    def __init__(self, dx: int, k: int, kind: Kind = "fourier", dim_hidden: int = 64):
+    def __init__(self, dx: int, m: int, kind: Kind = "fourier", dim_hidden: int = 64):
         super().__init__()
-        at_least("num_frequencies", k, 1)
+        self.m = at_least("num_features", m, 2)
         if kind not in get_args(Kind):
             raise UnknownNameError("basis", kind, get_args(Kind))
-        self.m = 2 * k + 1
+        k = m // 2
         if dx == 1:
             waves = torch.arange(1.0, k + 1)[:, None]
         else:
@@ -41,13 +41,13 @@ class Basis(nn.Module):
         self.frequencies = nn.Parameter(2 * math.pi / PERIOD * waves)
         self.kind = kind
         if kind != "fourier":
-            self.network = mlp(dx if kind == "mlp" else dx + 2 * k, dim_hidden, 2 * k, 3, "gelu")
+            self.network = mlp(dx if kind == "mlp" else dx + m - 1, dim_hidden, m - 1, 3, "gelu")
 
     def waves(self, x: Float[Tensor, "b n dx"]) -> Float[Tensor, "b n f"]:
-        """Cosines, then sines, in the dtype of x, `[b, n, 2 k]`."""
+        """Cosines, then sines, in the dtype of x; the last wave of an even m has no sine: `[b, n, m - 1]`."""
         # sums of products rather than a matrix product: the same to the last bit however many points come at a time
         angle = (x[..., None, :] * self.frequencies.to(x.dtype)).sum(-1)
-        return torch.cat([angle.cos(), angle.sin()], -1)
+        return torch.cat([angle.cos(), angle.sin()], -1)[..., : self.m - 1]
 
     def forward(self, x: Float[Tensor, "b n dx"]) -> Float[Tensor, "b n m"]:
         """phi, in the dtype of x."""

@@ -124,7 +124,7 @@ class RidgeMemory(nn.Module):
         self.groups = 1 if shared_noise else dy
         # heads differ in how fast amplitudes fall with the frequency: from rough functions to smooth ones
         if basis.kind == "fourier":
-            roughness = basis.frequencies.detach().norm(dim=-1).repeat(2)
+            roughness = basis.frequencies.detach().norm(dim=-1).repeat(2)[: basis.m - 1]
         else:
             roughness = torch.linspace(0, 36, basis.m - 1)  # of networks' outputs, as they will learn it
         fall = torch.logspace(-1.4, -0.4, h)[:, None] * roughness

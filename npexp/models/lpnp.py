@@ -27,7 +27,7 @@ class LPNP(AdditiveNeuralProcess):
         dy: output size.
         num_locations: m, places; a lattice at first where it is a power of dx, else spread evenly.
         num_widths: widths of the kernels around each place.
-        num_frequencies: waves in the embeddings of x.
+        num_features: waves in the embeddings of x, and a constant.
         domain: (low, high) of the inputs on every axis; None is measured on the first training tasks, [-2, 2] before.
         dz: width of the tokens.
         num_layers: layers.
@@ -45,7 +45,7 @@ class LPNP(AdditiveNeuralProcess):
         dy: int,
         num_locations: int = 24,
         num_widths: int = 8,
-        num_frequencies: int = 32,
+        num_features: int = 64,
         domain: Sequence[float] | None = None,
         dz: int = 64,
         num_layers: int = 3,
@@ -56,7 +56,7 @@ class LPNP(AdditiveNeuralProcess):
     ):
         super().__init__(dx, dy)
         self.domain = Domain(dx, domain)
-        basis = Basis(dx, num_frequencies)
+        basis = Basis(dx, num_features)
         self.memory = LocatedMemory(basis, dx, dy, num_locations, num_widths, dz)
         self.stack = LocatedStack(self.memory.step, num_layers, dz, num_heads, dim_feedforward)
         self._use_head(likelihood, dz, dim_head, 2)

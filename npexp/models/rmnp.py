@@ -21,8 +21,8 @@ from npexp.models.base import Points, State
 class RMNP(AdditiveNeuralProcess):
     """Moments of learned features, solved after pooling under many priors, then corrected per target. By this project.
 
-    The context is kept as G = sum phi(x) phi(x)', S = sum phi(x) y', sum y, sum y^2 and n, whatever nc: 2,213 numbers
-    at m = 65, 18 KB in float64. `predict` solves ridge regressions under learned priors, weighs them by
+    The context is kept as G = sum phi(x) phi(x)', S = sum phi(x) y', sum y, sum y^2 and n, whatever nc: 2,147 numbers
+    at m = 64, 17 KB in float64. `predict` solves ridge regressions under learned priors, weighs them by
     evidence, infers better priors from evidences and residuals, solves these, and lets a small network correct the
     experts' predictions at each target. Points are added, removed, merged and forgotten exactly.
 
@@ -35,7 +35,7 @@ class RMNP(AdditiveNeuralProcess):
     Args:
         dx: input size.
         dy: output size; the outputs of a point are observed together.
-        num_frequencies: waves; m = 2 num_frequencies + 1.
+        num_features: m, a constant and waves of the inputs.
         basis: "fourier", "mlp" or "fourier_mlp".
         domain: (low, high) of the inputs on every axis; None is measured on the first training tasks, [-2, 2] before.
         num_heads: learned priors.
@@ -58,7 +58,7 @@ class RMNP(AdditiveNeuralProcess):
         self,
         dx: int,
         dy: int,
-        num_frequencies: int = 32,
+        num_features: int = 64,
         basis: Kind = "fourier",
         domain: Sequence[float] | None = None,
         num_heads: int = 6,
@@ -75,12 +75,12 @@ class RMNP(AdditiveNeuralProcess):
     ):
         super().__init__(dx, dy)
         self.domain = Domain(dx, domain)
-        self.basis = Basis(dx, num_frequencies, basis)
+        self.basis = Basis(dx, num_features, basis)
         self.memory = RidgeMemory(
             self.basis, dy, num_heads, num_refined, dz, dim_head, misfit, shared_noise, accumulate
         )
         self.tokens = ExpertTokens(dy, self.memory.num_heads, dz)
-        self.place = mlp(dx + 2 * num_frequencies, dz, dz, 2, "gelu")
+        self.place = mlp(dx + num_features - 1, dz, dz, 2, "gelu")
         self.layers = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(dz), FeedForward(dz, dim_feedforward)) for _ in range(num_layers)
         )

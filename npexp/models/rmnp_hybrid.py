@@ -35,7 +35,7 @@ class RMNPHybrid(AdditiveNeuralProcess):
     Args:
         dx: input size.
         dy: output size.
-        num_frequencies: waves; m = 2 num_frequencies + 1 moments.
+        num_features: m, a constant and waves of the inputs.
         basis: "fourier", "mlp" or "fourier_mlp".
         domain: (low, high) of the inputs on every axis; None is measured on the first training tasks, [-2, 2] before.
         num_experts: learned priors.
@@ -60,7 +60,7 @@ class RMNPHybrid(AdditiveNeuralProcess):
         self,
         dx: int,
         dy: int,
-        num_frequencies: int = 32,
+        num_features: int = 64,
         basis: Kind = "fourier",
         domain: Sequence[float] | None = None,
         num_experts: int = 4,
@@ -80,7 +80,7 @@ class RMNPHybrid(AdditiveNeuralProcess):
     ):
         super().__init__(dx, dy)
         self.domain = Domain(dx, domain)
-        features = Basis(dx, num_frequencies, basis)
+        features = Basis(dx, num_features, basis)
         self.ridge = RidgeMemory(features, dy, num_experts, num_refined, dz, dim_head, misfit, shared_noise, accumulate)
         self.located = LocatedMemory(features, dx, dy, num_locations, num_widths, dz)
         self.tokens = ExpertTokens(dy, self.ridge.num_heads, dz)

@@ -35,12 +35,13 @@ def low_rank_log_prob(
     stddev: Float[Tensor, "... n"],
     mask: Bool[Tensor, "... n"] | None = None,
 ) -> Float[Tensor, "..."]:
-    """Log density of N(0, H H^T + diag(stddev)^2) over the real entries: time O(n r^2), memory O(n r); O(n^2 r) for n < r.
+    """Log density of N(0, H H^T + diag(stddev)^2) over the real entries: time O(n r min(n, r)), memory O(n r).
 
-    Few entries have a small covariance. For many, the determinant lemma gives the volume. The quadratic form is written as a least-squares problem,
-    min_z |e - G z|^2 + |z|^2 with e and G the residual and H in units of stddev: the matrix-inversion lemma with
-    squares only, where the usual difference of two large numbers would lose digits. It is computed in float64 where
-    the device has it: in float32 the 1 in I + G^T G would drown where H is 3,000 times stddev.
+    Few entries have a small covariance. For many, the determinant lemma gives the volume, and the quadratic form is
+    written as a least-squares problem, min_z |e - G z|^2 + |z|^2 with e and G the residual and H in units of stddev:
+    the matrix-inversion lemma with squares only, where the usual difference of two large numbers would lose digits. It
+    is computed in float64 where the device has it: in float32 the 1 in I + G^T G would drown where H is 3,000 times
+    stddev.
     """
     dtype = residual.dtype
     with full_precision(residual):
