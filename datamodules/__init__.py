@@ -1,6 +1,7 @@
 """Sources of tasks. Importing the package makes its classes known to the command line under their short names."""
 
 from datamodules.base import NPDataModule, PlotTask
+from datamodules.coregionalised import Coregionalised
 from datamodules.digits import DigitsData
 from datamodules.gp import GPData
 from datamodules.kernels import (
@@ -14,9 +15,13 @@ from datamodules.kernels import (
     Sum,
     WeaklyPeriodic,
 )
+from datamodules.sawtooth import Sawtooth
+from datamodules.series import Series
+from datamodules.shapes import Shapes
 
 __all__ = [
     "RBF",
+    "Coregionalised",
     "DigitsData",
     "GPData",
     "Kernel",
@@ -26,6 +31,9 @@ __all__ = [
     "Periodic",
     "PlotTask",
     "Product",
+    "Sawtooth",
+    "Series",
+    "Shapes",
     "SpectralMixture",
     "Sum",
     "WeaklyPeriodic",

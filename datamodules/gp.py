@@ -5,7 +5,8 @@ The published protocols are settings of one class, written down as YAML:
 * `tnp_suite` (Lee et al. 2020, Nguyen and Grover 2022, Feng et al. 2022 and 2023): `conf/data/gp_rbf.yaml`, and with
   Matérn-5/2 functions `conf/data/gp_matern.yaml`;
 * `cambridge` (the group of Ashman et al. 2024, arXiv 2406.12409): `conf/data/gp_cambridge.yaml`;
-* `conf/data/gp_mixed.yaml`: every family of functions, and another context size for each task.
+* `conf/data/gp_mixed.yaml`: every family of functions, and another context size for each task;
+* `conf/data/gp_rbf_2d.yaml`, `gp_rbf_3d.yaml` and `gp_rbf_2out.yaml`: more inputs, more outputs.
 """
 
 import re
@@ -14,14 +15,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from datamodules.base import NPDataModule, PlotTask, progress
+from datamodules.base import PlotTask, progress
 from datamodules.kernels import Kernel
 from datamodules.loader import generator, one_thread
-from datamodules.oracle import bayes_oracle, factor, gp_predictive, scores
-from datamodules.settings import interval, sizes
+from datamodules.oracle import bayes_oracle, factor, gp_predictive, of_outputs, scores
+from datamodules.sampled import SampledTasks, assemble
+from datamodules.settings import interval
 from npexp.batch import TaskBatch
 from npexp.errors import ConfigError, at_least
 
@@ -57,7 +59,7 @@ class Ceiling(NamedTuple):
     marginal_error: float
 
 
-class GPData(NPDataModule):
+class GPData(SampledTasks):
     """Functions from a Gaussian process, observed with noise at random points, with exact log-likelihoods.
 
     Use it to measure how much of what can be known a model learns: `oracle_joint` and `oracle_marginal` are the scores
@@ -65,7 +67,8 @@ class GPData(NPDataModule):
     its tensors are float32. The defaults are the protocol `tnp_suite`.
 
     Args:
-        kernel: the family of functions; each task draws its hyperparameters from it.
+        kernel: the family of functions; each task draws its hyperparameters from it. It says how many outputs there
+            are: one, or those of `Coregionalised`.
         dx: input size; every dimension has the same range.
         noise: standard deviation of the noise on context and target outputs alike.
         context_range: where context inputs lie, uniformly.
@@ -113,22 +116,31 @@ class GPData(NPDataModule):
         for name in tests:
             if not re.fullmatch("[a-z0-9_]+", name):
                 raise ConfigError(f"expected names of test kernels in a-z, 0-9 and _, got '{name}': rename it")
-        names = ("test", *(f"test_{name}" for name in tests))
-        super().__init__(dx, 1, batch_size, steps_per_epoch, seed, num_workers, cache_dir, names)
+            if tests[name].num_outputs != kernel.num_outputs:
+                raise ConfigError(
+                    f"expected test kernel '{name}' to have {kernel.num_outputs} outputs as the kernel does, got "
+                    f"{tests[name].num_outputs}: give both as many"
+                )
+        super().__init__(
+            dx=dx,
+            dy=kernel.num_outputs,
+            num_context=num_context,
+            num_target=num_target,
+            max_points=max_points,
+            ragged=ragged,
+            batch_size=batch_size,
+            steps_per_epoch=steps_per_epoch,
+            num_val_batches=num_val_batches,
+            num_test_batches=num_test_batches,
+            seed=seed,
+            num_workers=num_workers,
+            cache_dir=cache_dir,
+            test_names=("test", *(f"test_{name}" for name in tests)),
+        )
         self.kernel, self.test_kernels = kernel, test_kernels
         self.noise = at_least("noise", noise, 0.0)
         self.context_range = interval("context_range", context_range)
         self.target_range = None if target_range is None else interval("target_range", target_range)
-        self.num_context = sizes("num_context", num_context, 0)
-        self.num_target = sizes("num_target", num_target, 1)
-        self.max_points, self.ragged = max_points, ragged
-        if max_points is not None:
-            at_least("max_points (largest context plus fewest targets)", max_points, num_context[1] + num_target[0])
-        self.num_val_batches = at_least("num_val_batches", num_val_batches, 1)
-        self.num_test_batches = at_least("num_test_batches", num_test_batches, 1)
-
-    def num_batches(self, split: str) -> int:
-        return self.num_val_batches if split == "val" else self.num_test_batches
 
     def kernel_of(self, split: str) -> Kernel:
         """The family of functions in a split."""
@@ -138,32 +150,25 @@ class GPData(NPDataModule):
     def make_batch(self, split: str, index: int) -> TaskBatch:
         self.check_index(split, index)
         rng, kernel, b = generator(self.seed, split, index=index), self.kernel_of(split), self.batch_size
-        nc, nt, mask = self._sizes(rng)
+        nc, nt, mask = self.draw_sizes(rng)
         x = torch.cat([self._inputs(rng, self.context_range, nc), self._inputs(rng, self._targets, nt)], 1)
         u = torch.from_numpy(rng.random((b, kernel.num_hyper)))
-        z = torch.from_numpy(rng.standard_normal((b, nc + nt)))
+        z = torch.from_numpy(rng.standard_normal((b, (nc + nt) * self.dy)))
         if mask is not None:
-            x, z = x.masked_fill(~mask[..., None], 0.0), z.masked_fill(~mask, 0.0)
+            x, z = x.masked_fill(~mask[..., None], 0.0), z.masked_fill(~of_outputs(mask, self.dy), 0.0)
         chol = factor(kernel, u, x.double(), self.noise, mask)
-        y = (chol @ z[..., None]).float()
-        exact = scores(chol, z, nc, mask)
-        return TaskBatch(
-            xc=x[:, :nc].contiguous(),
-            yc=y[:, :nc].contiguous(),
-            xt=x[:, nc:].contiguous(),
-            yt=y[:, nc:].contiguous(),
-            mask_c=None if mask is None else mask[:, :nc].contiguous(),
-            mask_t=None if mask is None else mask[:, nc:].contiguous(),
-            oracle_joint=exact.joint.float(),
-            oracle_marginal=exact.marginal.float(),
-        )
+        y = (chol @ z[..., None]).float().view(b, nc + nt, self.dy)
+        exact = scores(chol, z, nc, mask, self.dy)
+        return assemble(x, y, nc, mask, exact.joint.float(), exact.marginal.float())
 
     def plot_tasks(self, num: int) -> list[PlotTask]:
-        """`num` functions on a dense grid, with context sizes spread over their range; none beyond two inputs."""
-        if self.dx not in PLOT_POINTS:
+        """`num` functions on a dense grid, with context sizes spread over their range; none beyond two inputs.
+
+        None with two inputs and two outputs either: these are no picture.
+        """
+        if self.dx not in PLOT_POINTS or (self.dx == 2 and self.dy == 2):
             return []
-        contexts = np.linspace(*self.num_context, num + 2)[1:-1].round().astype(int)
-        return [self._plot_task(number, int(nc)) for number, nc in enumerate(contexts)]
+        return [self._plot_task(number, nc) for number, nc in enumerate(self.plot_contexts(num))]
 
     def bayes_oracle(
         self, split: str = "test", num_batches: int = 16, num_draws: int = 1024, num_scrambles: int = 4, seed: int = 0
@@ -197,19 +202,6 @@ class GPData(NPDataModule):
     def _targets(self) -> tuple[float, float]:
         return self.context_range if self.target_range is None else self.target_range
 
-    def _sizes(self, rng: np.random.Generator) -> tuple[int, int, Bool[Tensor, "b n"] | None]:
-        """Context and target slots of a batch, and which of them are real."""
-        tasks = self.batch_size if self.ragged else 1
-        num_c = rng.integers(*self.num_context, size=tasks, endpoint=True)
-        low, high = self.num_target
-        most = high if self.max_points is None else np.minimum(high, self.max_points - num_c)
-        num_t = rng.integers(low, most, size=tasks, endpoint=True)
-        nc, nt = int(num_c.max()), int(num_t.max())
-        if not self.ragged:
-            return nc, nt, None
-        real = [np.arange(nc) < num_c[:, None], np.arange(nt) < num_t[:, None]]
-        return nc, nt, torch.from_numpy(np.concatenate(real, 1))
-
     def _inputs(self, rng: np.random.Generator, ends: tuple[float, float], num: int) -> Float[Tensor, "b n dx"]:
         """Uniform inputs, already rounded to what is delivered: the oracle must see the same numbers as a model."""
         return torch.from_numpy(rng.uniform(*ends, (self.batch_size, num, self.dx)).astype(np.float32))
@@ -221,9 +213,10 @@ class GPData(NPDataModule):
         grid = torch.cartesian_prod(*[axis] * self.dx).reshape(1, -1, self.dx)
         xc = torch.from_numpy(rng.uniform(*self.context_range, (1, nc, self.dx)).astype(np.float32))
         u = torch.from_numpy(rng.random((1, self.kernel.num_hyper)))
-        normal = torch.from_numpy(rng.standard_normal((2, nc + grid.shape[1], 1)))
-        function = factor(self.kernel, u, torch.cat([xc, grid], 1).double(), noise=0.0) @ normal[:1]
-        y = (function + self.noise * normal[1:]).float()
+        normal = torch.from_numpy(rng.standard_normal((2, (nc + grid.shape[1]) * self.dy, 1)))
+        chol = factor(self.kernel, u, torch.cat([xc, grid], 1).double(), noise=0.0)
+        function, noise = (v.view(1, -1, self.dy) for v in (chol @ normal[:1], self.noise * normal[1:]))
+        y = (function + noise).float()
         mean, stddev = gp_predictive(self.kernel, u, xc, y[:, :nc], grid, self.noise)
         return PlotTask(
             batch=TaskBatch(xc, y[:, :nc], grid, y[:, nc:]),

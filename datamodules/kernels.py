@@ -34,12 +34,13 @@ class Kernel(ABC):
     """A distribution over covariance functions. Compose families with `Sum`, `Product` and `Mixed`."""
 
     num_hyper: int  # uniform numbers that one task consumes
+    num_outputs: int = 1  # rows of a point in a covariance, one after the other
 
     @abstractmethod
     def covariance(
         self, u: Float[Tensor, "b k"], x1: Float[Tensor, "#b n dx"], x2: Float[Tensor, "#b m dx"]
-    ) -> Float[Tensor, "b n m"]:
-        """Covariances between two sets of points, one covariance function per task.
+    ) -> Float[Tensor, "b r s"]:
+        """Covariances between two sets of points, one covariance function per task; `r` = n `num_outputs`, `s` alike.
 
         Args:
             u: what each task's hyperparameters are made from, in [0, 1], `k` = `num_hyper`, float64.
@@ -233,10 +234,11 @@ class Sum(Kernel):
     def __init__(self, kernels: list[Kernel]):
         self.kernels = members("Sum", kernels)
         self.num_hyper = sum(kernel.num_hyper for kernel in kernels)
+        self.num_outputs = kernels[0].num_outputs
 
     def covariance(
         self, u: Float[Tensor, "b k"], x1: Float[Tensor, "#b n dx"], x2: Float[Tensor, "#b m dx"]
-    ) -> Float[Tensor, "b n m"]:
+    ) -> Float[Tensor, "b r s"]:
         parts = u.split([kernel.num_hyper for kernel in self.kernels], 1)
         return torch.stack([k.covariance(p, x1, x2) for k, p in zip(self.kernels, parts, strict=True)]).sum(0)
 
@@ -251,10 +253,11 @@ class Product(Kernel):
     def __init__(self, kernels: list[Kernel]):
         self.kernels = members("Product", kernels)
         self.num_hyper = sum(kernel.num_hyper for kernel in kernels)
+        self.num_outputs = kernels[0].num_outputs
 
     def covariance(
         self, u: Float[Tensor, "b k"], x1: Float[Tensor, "#b n dx"], x2: Float[Tensor, "#b m dx"]
-    ) -> Float[Tensor, "b n m"]:
+    ) -> Float[Tensor, "b r s"]:
         parts = u.split([kernel.num_hyper for kernel in self.kernels], 1)
         return torch.stack([k.covariance(p, x1, x2) for k, p in zip(self.kernels, parts, strict=True)]).prod(0)
 
@@ -269,12 +272,13 @@ class Mixed(Kernel):
     def __init__(self, kernels: list[Kernel]):
         self.kernels = members("Mixed", kernels)
         self.num_hyper = 1 + max(kernel.num_hyper for kernel in kernels)
+        self.num_outputs = kernels[0].num_outputs
 
     def covariance(
         self, u: Float[Tensor, "b k"], x1: Float[Tensor, "#b n dx"], x2: Float[Tensor, "#b m dx"]
-    ) -> Float[Tensor, "b n m"]:
+    ) -> Float[Tensor, "b r s"]:
         family = (u[:, 0] * len(self.kernels)).long().clamp(max=len(self.kernels) - 1)
-        result = u.new_empty(u.shape[0], x1.shape[1], x2.shape[1])
+        result = u.new_empty(u.shape[0], x1.shape[1] * self.num_outputs, x2.shape[1] * self.num_outputs)
         for number, kernel in enumerate(self.kernels):
             rows = (family == number).nonzero()[:, 0]  # the tasks of one family go through its kernel together
             if len(rows):
@@ -284,9 +288,16 @@ class Mixed(Kernel):
 
 
 def members(name: str, kernels: list[Kernel]) -> list[Kernel]:
-    """Returns the families of a composed one, or raises `ConfigError` when there are none."""
+    """Returns the families of a composed one.
+
+    Raises:
+        ConfigError: there are none, or they differ in their number of outputs.
+    """
     if not kernels:
         raise ConfigError(f"expected {name} to hold at least one kernel, got none: list its kernels")
+    outputs = [kernel.num_outputs for kernel in kernels]
+    if len(set(outputs)) > 1:
+        raise ConfigError(f"expected kernels of {name} with as many outputs each, got {outputs}: use families of one")
     return kernels
 
 

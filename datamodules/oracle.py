@@ -4,6 +4,8 @@ Everything here reads one Cholesky factor L of the covariance of [context; targe
 With y = L z, the context's density needs only the upper left block and the predictive distribution of the targets only
 the lower rows: mean L_tc z_c and covariance L_tt L_tt', so no second factorisation is ever needed.
 
+Where a kernel has several outputs, a point has as many rows, one after the other: y `[b, n, dy]` flattened.
+
 Two ceilings exist. A task's own hyperparameters give the known-hyperparameter oracle, free when the task is sampled.
 A model sees only the context and must average over the prior; `bayes_oracle` computes that, the best score reachable.
 """
@@ -21,6 +23,7 @@ from npexp.batch import TaskBatch
 from npexp.errors import DataError, at_least
 
 JITTER = 1e-6  # relative to the variance; added where there is no noise, ten times more where a factorisation fails
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 CHUNK = 2**22  # matrix entries per chunk of draws: 32 MiB for each temporary
 
 
@@ -30,7 +33,7 @@ class Scores(NamedTuple):
     Args:
         evidence: log p(yc), `[b]`.
         joint: log p(yt | yc), `[b]`.
-        marginal: log p(yt_i | yc) for each target alone, `[b, nt]`; zero where the mask is False.
+        marginal: log p(yt_i | yc) for each target alone, its outputs jointly, `[b, nt]`; zero where the mask is False.
     """
 
     evidence: Float[Tensor, " b"]
@@ -44,7 +47,7 @@ class BayesScores(NamedTuple):
     Args:
         joint: log p(yt | yc), `[b]`.
         joint_sem: its standard error, `[b]`.
-        marginal: log p(yt_i | yc) for each target alone, `[b, nt]`; zero where the mask is False.
+        marginal: log p(yt_i | yc) for each target alone, its outputs jointly, `[b, nt]`; zero where the mask is False.
         marginal_sem: its standard error, `[b, nt]`.
     """
 
@@ -60,8 +63,8 @@ def factor(
     x: Float[Tensor, "#b n dx"],
     noise: float,
     mask: Bool[Tensor, "b n"] | None = None,
-) -> Float[Tensor, "b n n"]:
-    """Cholesky factor of each task's covariance with noise on the diagonal, float64.
+) -> Float[Tensor, "b r r"]:
+    """Cholesky factor of each task's covariance with noise on the diagonal, float64; `r` = `n dy` rows.
 
     Args:
         kernel: the family.
@@ -77,6 +80,7 @@ def factor(
     diagonal = covariance.diagonal(dim1=1, dim2=2)
     scale = diagonal.amax(1, keepdim=True)  # [b, 1]
     if mask is not None:
+        mask = of_outputs(mask, kernel.num_outputs)
         covariance.masked_fill_(~(mask[:, :, None] & mask[:, None, :]), 0.0)
     diagonal += noise**2
     if mask is not None:
@@ -98,29 +102,50 @@ def factor(
     )
 
 
+def of_outputs(mask: Bool[Tensor, "b n"], dy: int) -> Bool[Tensor, "b r"]:
+    """A mask of points as one of their rows, `r` = `n dy`."""
+    return mask.repeat_interleave(dy, 1)
+
+
 def predictive(
-    chol: Float[Tensor, "b n n"], z: Float[Tensor, "b n"], nc: int
-) -> tuple[Float[Tensor, "b nt"], Float[Tensor, "b nt"]]:
-    """Mean and variance of each target given the context, from the factor of [context; target] and y = chol z."""
-    mean = (chol[:, nc:, :nc] @ z[:, :nc, None])[..., 0]
-    return mean, chol[:, nc:, nc:].square().sum(2)
+    chol: Float[Tensor, "b r r"], z: Float[Tensor, "b r"], first: int
+) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
+    """Mean and variance of each row from `first` on given those before, from their factor and y = chol z."""
+    mean = (chol[:, first:, :first] @ z[:, :first, None])[..., 0]
+    return mean, chol[:, first:, first:].square().sum(2)
 
 
 def scores(
-    chol: Float[Tensor, "b n n"], z: Float[Tensor, "b n"], nc: int, mask: Bool[Tensor, "b n"] | None = None
+    chol: Float[Tensor, "b r r"],
+    z: Float[Tensor, "b r"],
+    nc: int,
+    mask: Bool[Tensor, "b n"] | None = None,
+    dy: int = 1,
 ) -> Scores:
-    """Log densities of y = chol z, whose first `nc` points are the context."""
-    half_log_2pi = 0.5 * math.log(2 * math.pi)
-    each = -0.5 * z.square() - chol.diagonal(dim1=1, dim2=2).log() - half_log_2pi
-    _, variance = predictive(chol, z, nc)
-    error = (chol[:, nc:, nc:] @ z[:, nc:, None])[..., 0]  # y - mean
-    marginal = -0.5 * (error.square() / variance + variance.log()) - half_log_2pi
+    """Log densities of y = chol z, whose first `nc` points of `dy` rows each are the context."""
+    first = nc * dy
+    each = -0.5 * z.square() - chol.diagonal(dim1=1, dim2=2).log() - HALF_LOG_2PI
+    rows = chol[:, first:, first:]
+    error = (rows @ z[:, first:, None])[..., 0]  # y - mean
+    if dy == 1:
+        variance = rows.square().sum(2)
+        marginal = -0.5 * (error.square() / variance + variance.log()) - HALF_LOG_2PI
+    else:
+        marginal = of_blocks(rows.unflatten(1, (-1, dy)), error.unflatten(1, (-1, dy)))
     if mask is not None:
-        each, marginal = each.masked_fill(~mask, 0.0), marginal.masked_fill(~mask[:, nc:], 0.0)
-    return Scores(each[:, :nc].sum(1), each[:, nc:].sum(1), marginal)
+        each = each.masked_fill(~of_outputs(mask, dy), 0.0)
+        marginal = marginal.masked_fill(~mask[:, nc:], 0.0)
+    return Scores(each[:, :first].sum(1), each[:, first:].sum(1), marginal)
 
 
-def whiten(chol: Float[Tensor, "b n n"], y: Float[Tensor, "#b n"]) -> Float[Tensor, "b n"]:
+def of_blocks(rows: Float[Tensor, "b nt dy t"], error: Float[Tensor, "b nt dy"]) -> Float[Tensor, "b nt"]:
+    """Log density of each target's error, whose covariance is that of its rows, A A'."""
+    chol = torch.linalg.cholesky(rows @ rows.mT)
+    z = torch.linalg.solve_triangular(chol, error[..., None], upper=False)[..., 0]
+    return (-0.5 * z.square() - chol.diagonal(dim1=-2, dim2=-1).log() - HALF_LOG_2PI).sum(-1)
+
+
+def whiten(chol: Float[Tensor, "b r r"], y: Float[Tensor, "#b r"]) -> Float[Tensor, "b r"]:
     """Solves chol z = y."""
     return torch.linalg.solve_triangular(chol, y[..., None].expand(*chol.shape[:2], 1), upper=False)[..., 0]
 
@@ -129,11 +154,11 @@ def gp_predictive(
     kernel: Kernel,
     u: Float[Tensor, "b k"],
     xc: Float[Tensor, "b nc dx"],
-    yc: Float[Tensor, "b nc 1"],
+    yc: Float[Tensor, "b nc dy"],
     xt: Float[Tensor, "b nt dx"],
     noise: float,
     mask_c: Bool[Tensor, "b nc"] | None = None,
-) -> tuple[Float[Tensor, "b nt 1"], Float[Tensor, "b nt 1"]]:
+) -> tuple[Float[Tensor, "b nt dy"], Float[Tensor, "b nt dy"]]:
     """Exact predictive mean and standard deviation of each target, observation noise included.
 
     Args:
@@ -145,16 +170,16 @@ def gp_predictive(
         noise: standard deviation of the observation noise.
         mask_c: real context points.
     """
-    nc, nt = xc.shape[1], xt.shape[1]
+    nt, dy, first = xt.shape[1], yc.shape[2], yc.shape[1] * yc.shape[2]
     x, mask = torch.cat([xc, xt], 1).double(), None
     if mask_c is not None:
         mask = torch.cat([mask_c, mask_c.new_ones(mask_c.shape[0], nt)], 1)
         yc = yc.masked_fill(~mask_c[..., None], 0.0)
         x = x.masked_fill(~mask[..., None], 0.0)
     chol = factor(kernel, u.double(), x, noise, mask)
-    z = whiten(chol[:, :nc, :nc], yc[..., 0].double())
-    mean, variance = predictive(chol, torch.cat([z, z.new_zeros(z.shape[0], nt)], 1), nc)
-    return mean[..., None], variance.sqrt()[..., None]
+    z = whiten(chol[:, :first, :first], yc.flatten(1).double())
+    mean, variance = predictive(chol, torch.cat([z, z.new_zeros(z.shape[0], nt * dy)], 1), first)
+    return mean.unflatten(1, (nt, dy)), variance.sqrt().unflatten(1, (nt, dy))
 
 
 def bayes_oracle(
@@ -168,7 +193,7 @@ def bayes_oracle(
 
     Args:
         kernel: the family the tasks came from, whose law is the prior.
-        batch: the tasks, with one output.
+        batch: the tasks.
         noise: standard deviation of the observation noise.
         num_draws: draws per scramble; a power of two fits the sequence best.
         num_scrambles: independent repetitions, at least 2.
@@ -183,7 +208,7 @@ def bayes_oracle(
         real_c = slice(None) if batch.mask_c is None else batch.mask_c[task]
         real_t = slice(None) if batch.mask_t is None else batch.mask_t[task]
         xc, x = batch.xc[task, real_c], torch.cat([batch.xc[task, real_c], batch.xt[task, real_t]]).double()
-        y = torch.cat([batch.yc[task, real_c], batch.yt[task, real_t]])[:, 0].double()
+        y = torch.cat([batch.yc[task, real_c], batch.yt[task, real_t]]).flatten().double()
         for r, u in enumerate(repeats):
             given = task_scores(kernel, u, x, y, noise, len(xc))
             total = given.evidence.logsumexp(0)
@@ -194,13 +219,13 @@ def bayes_oracle(
 
 
 def task_scores(
-    kernel: Kernel, u: Float[Tensor, "s k"], x: Float[Tensor, "n dx"], y: Float[Tensor, " n"], noise: float, nc: int
+    kernel: Kernel, u: Float[Tensor, "s k"], x: Float[Tensor, "n dx"], y: Float[Tensor, " r"], noise: float, nc: int
 ) -> Scores:
     """Scores of one task under each of `s` draws of the hyperparameters."""
     parts = []
-    for draws in u.split(max(1, CHUNK // len(x) ** 2)):
+    for draws in u.split(max(1, CHUNK // len(y) ** 2)):
         chol = factor(kernel, draws, x[None], noise)
-        parts.append(scores(chol, whiten(chol, y[None]), nc))
+        parts.append(scores(chol, whiten(chol, y[None]), nc, dy=kernel.num_outputs))
     return Scores(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 

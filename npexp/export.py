@@ -23,7 +23,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -193,49 +193,35 @@ def _write(model: NeuralProcess, scaling: Scaling | None, folder: Path) -> dict[
 
 
 def _trace(path: Path, graph: _Graph, given: dict[str, Tensor], stored: dict[str, Tensor], outputs: list[str]) -> None:
+    import onnx
+
+    from npexp.onnx_operators import TRANSLATIONS, define
+
     b, n, nt = (torch.export.Dim(name, max=2**31 - 1) for name in Sizes._fields)
     axes = [{0: b, 1: nt if name == "xt" else n} for name in given]
     axes += [tuple({0: b} for _ in stored)] if stored else []
     try:
         with _quiet(), torch.no_grad():
-            torch.onnx.export(
+            program = torch.onnx.export(
                 graph.eval(),
                 (*given.values(), *stored.values()),
-                path,
                 input_names=[*given, *stored],
                 output_names=outputs,
                 dynamic_shapes=tuple(axes),
                 dynamo=True,
-                external_data=False,
                 verbose=False,
-                custom_translation_table=_translations(),
+                custom_translation_table=TRANSLATIONS,
             )
     except torch.onnx.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().partition("\n")[0].rstrip(".")
         raise UnsupportedError(
             f"{type(graph.model).__name__} cannot be exported: PyTorch cannot write {path.name} ({reason}); {INSTEAD}"
         ) from error
-
-
-def _translations() -> dict[Any, Callable[..., Any]]:
-    """What onnxruntime's CPU kernels do not do, in terms of what they do."""
-    from onnxscript import FLOAT
-    from onnxscript import opset18 as op
-
-    def softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
-        """In float32: there is no kernel for float64, in which pools are kept."""
-        scaled = op.Mul(op.Cast(x, to=FLOAT.dtype), beta)
-        return op.CastLike(op.Div(op.Softplus(scaled), beta), x)
-
-    def logsumexp(x: Any, dim: Sequence[int], keepdim: bool = False) -> Any:
-        """Spelt out: ReduceLogSumExp loses small terms that come after -inf, a masked point."""
-        axes = op.Constant(value_ints=list(dim))
-        top = op.ReduceMax(x, axes, keepdims=1)
-        top = op.Where(op.IsInf(top), op.CastLike(0.0, top), top)
-        total = op.Add(top, op.Log(op.ReduceSum(op.Exp(op.Sub(x, top)), axes, keepdims=1)))
-        return total if keepdim else op.Squeeze(total, axes)
-
-    return {torch.ops.aten.softplus.default: softplus, torch.ops.aten.logsumexp.default: logsumexp}
+    model = program.model_proto
+    define(model)
+    for node in model.graph.node:
+        node.ClearField("metadata_props")  # the stack traces of this machine
+    onnx.save(model, path)
 
 
 def _check(model: NeuralProcess, scaling: Scaling | None, folder: Path, names: list[str]) -> float:

@@ -117,6 +117,28 @@ class Predictor:
             state = self._keep(state, left)
         return state
 
+    @torch.inference_mode()
+    def merge(self, a: State, b: State) -> State:
+        """A state that has seen the points of both, as from two sensors or two shards of a data set.
+
+        Raises:
+            UnsupportedError: the model's traits do not say additive.
+            ShapeError: states of different numbers of tasks.
+        """
+        state = self._learner().merge(a, b)
+        known = self.keep_points and a.context is not None and b.context is not None
+        return state._replace(context=join(a.context, b.context)) if known else state
+
+    @torch.inference_mode()
+    def decay(self, state: State, gamma: float) -> State:
+        """A state in which every point counts gamma times what it did, for data that drift; see the model's `decay`.
+
+        Raises:
+            UnsupportedError: the model's traits do not say additive.
+            ConfigError: gamma is not in (0, 1].
+        """
+        return self._learner().decay(state, gamma)
+
     def save(self, state: State, path: str | Path) -> None:
         """Writes a state to a file of plain tensors, whole or not at all; see `npexp.states`."""
         save_state(self.model, state, path, self.scaling)
@@ -193,7 +215,7 @@ class Predictor:
         """What makes states: the model, or its copy in float64 where points can be taken out again."""
         if self.model.remove_rule != "exact" or self.dtype == torch.float64 or self.device.type == "mps":
             return self.model
-        weights = [(p.data_ptr(), p._version) for p in self.model.parameters()]  # changes when the model is trained on
+        weights = [(p.data_ptr(), _version(p)) for p in self.model.parameters()]
         if self._copy is None or self._copy[0] != weights:
             self._copy = weights, copy.deepcopy(self.model).double()
             self._copy[1].chunk_size = max(1, self.model.chunk_size // 2)  # for as many bytes
@@ -240,6 +262,11 @@ class Predictor:
         if values.ndim != 3 or values.shape[-1] != size:
             raise ShapeError(f"expected [n, {size}] or [b, n, {size}], got {list(values.shape)}")
         return values
+
+
+def _version(parameter: Tensor) -> int:
+    """Changes when the model is trained on; weights made under inference mode never are."""
+    return 0 if parameter.is_inference() else parameter._version
 
 
 def without(points: Points, x: Tensor, y: Tensor) -> Points:

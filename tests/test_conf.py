@@ -8,7 +8,8 @@ import yaml
 from npexp.cli import main
 from npexp.config import conf_dir, config_names
 
-SMALL_DATA = {"GPData": ["--data.num_val_batches=1", "--data.num_test_batches=1"], "DigitsData": []}
+FEW = ["--data.num_val_batches=1", "--data.num_test_batches=1"]
+SMALL_DATA = {"GPData": FEW, "Sawtooth": FEW, "Shapes": FEW, "Series": FEW, "DigitsData": []}
 NAMES = ("class_path", "defaults")  # they name what is used, and its own documentation explains it
 CPU = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--figures.num_tasks=1"]
 

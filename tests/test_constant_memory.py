@@ -36,7 +36,7 @@ def growth(name: str, points: int, chunk: int = 1000) -> float:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("name", ["cmanp", "np"])
+@pytest.mark.parametrize("name", ["cmanp", "np", "rmnp_hybrid"])
 def test_a_stream_needs_no_memory(name):
     assert growth(name, 100_000) < 8
 

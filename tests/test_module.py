@@ -3,6 +3,7 @@
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 import npexp
 from npexp.errors import ConfigError, DataError, DivergenceError
@@ -84,6 +85,48 @@ class TestModule:
         monkeypatch.setattr(data, "make_batch", bad)
         with pytest.raises(DataError, match="context y holds NaN"):
             fit(module, data)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec, LeafSpec.*")
+@pytest.mark.filterwarnings("ignore:.*overridden `on_before_batch_transfer`.*")
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint.*")
+def test_a_domain_is_found_once_and_for_all(tmp_path):
+    """Inputs in [10, 14]: the same domain, and weights, with and without an interruption; a given one is kept."""
+    data = npexp.build_data(
+        "gp_rbf",
+        context_range=(10.0, 14.0),
+        num_val_batches=1,
+        test_kernels={},
+        cache_dir=str(tmp_path),
+        steps_per_epoch=4,
+    )
+
+    def module(seed=0, **settings):
+        torch.manual_seed(seed)
+        small = {"num_features": 8, "dz": 8, "num_layers": 1, "dim_feedforward": 8, "num_heads": 2}
+        return npexp.NPModule(npexp.build("rmnp", dx=1, dy=1, **small, **settings))
+
+    unbroken = module()
+    fit(unbroken, data, steps=4)
+    seen = torch.cat([torch.cat([b.xc, b.xt], 1).flatten() for b in (data.make_batch("train", i) for i in range(8))])
+    centre, unit = unbroken.net.domain.centre.item(), unbroken.net.domain.unit.item()
+    assert centre == pytest.approx((seen.min() + seen.max()).item() / 2)
+    assert unit == pytest.approx((seen.max() - seen.min()).item() / 4)
+    assert 11.9 < centre < 12.1 and 0.95 < unit <= 1
+
+    half = ModelCheckpoint(tmp_path / "runs", "half", every_n_train_steps=2)
+    Trainer(max_steps=2, **QUIET, callbacks=[half]).fit(module(), datamodule=data)
+    resumed = module(seed=1)
+    trainer = Trainer(max_steps=4, **QUIET, enable_checkpointing=False)
+    trainer.fit(resumed, datamodule=data, ckpt_path=tmp_path / "runs/half.ckpt")
+    for key, value in unbroken.state_dict().items():
+        assert torch.equal(resumed.state_dict()[key], value), key
+    again = npexp.load_predictor(tmp_path / "runs/half.ckpt").model.domain
+    assert (again.centre.item(), again.unit.item()) == (centre, unit)
+
+    given = module(domain=(8.0, 16.0))
+    fit(given, data, steps=1)
+    assert (given.net.domain.centre.item(), given.net.domain.unit.item()) == (12.0, 2.0)
 
 
 def test_impossible_settings():

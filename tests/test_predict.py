@@ -292,3 +292,36 @@ def test_slips_are_explained(untyped):
         npexp.build("cnp", dx=1, dy=1, likelihood="StudentT")
     with pytest.raises(ConfigError, match="multiple of num_heads"):
         npexp.build("isanp", dx=1, dy=1, dz=63)
+
+
+@pytest.mark.parametrize("name", ["rmnp", "rmnp_joint", "lpnp", "rmnp_hybrid"])
+def test_sums_merge_and_slide(name):
+    p = predictor(name)
+    whole = p.predict(p.condition(X, Y), XT)
+    shards = [p.condition(X[i::4], Y[i::4]) for i in range(4)]
+    state = shards[0]
+    for shard in shards[1:]:
+        state = p.merge(state, shard)
+    close(p.predict(state, XT), whole)
+    for i in range(30):
+        state = p.remove(state, X[i : i + 1], Y[i : i + 1])
+    close(p.predict(state, XT), p.predict(p.condition(X[30:], Y[30:]), XT))
+    kept = npexp.Predictor(p.model, keep_points=True)
+    merged = kept.merge(kept.condition(X[:20], Y[:20]), kept.condition(X[20:], Y[20:]))
+    assert merged.context.x.shape == (1, 40, 2)
+
+
+def test_old_points_fade():
+    p = predictor("rmnp")
+    old, new = p.condition(X[:30], Y[:30]), p.condition(X[30:], Y[30:])
+    fading, distance = old, []
+    for _ in range(6):
+        fading = p.decay(fading, 0.01)
+        law = p.predict(p.update(fading, X[30:], Y[30:]), XT)
+        distance.append(float((law.mean - p.predict(new, XT).mean).abs().max()))
+    assert distance[-1] < 1e-6 < distance[0] and sorted(distance, reverse=True) == distance
+    assert fading.n.tolist() == [30]
+    with pytest.raises(UnsupportedError, match="rmnp"):
+        predictor("cmanp").decay(old, 0.5)
+    with pytest.raises(UnsupportedError, match="rmnp"):
+        predictor("lbanp").merge(old, new)

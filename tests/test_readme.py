@@ -1,4 +1,4 @@
-"""Every command and snippet of the README runs as it stands there, only shorter."""
+"""Every command of the README and every snippet of the documentation runs as it stands there, only shorter."""
 
 import os
 import re
@@ -14,7 +14,9 @@ from npexp.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = r"```(\w*)\n(.*?)```"
+BLOCKS = re.findall(FENCE, README, re.DOTALL)
 COMMANDS = re.findall(r"^(npexp .*?)(?:\s+#.*)?$", "\n".join(b for kind, b in BLOCKS if kind != "python"), re.MULTILINE)
 COMMANDS += re.findall(r"`(npexp [^`]*)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL))
 SHORT = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
@@ -47,19 +49,22 @@ def test_commands(tmp_path, monkeypatch):
     assert {"y_mean", "y_stddev"} <= set(written.columns) and written["y_mean"].notna().all()
 
 
-def test_snippets(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_snippets(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    snippets = [block for kind, block in BLOCKS if kind == "python"]
-    assert len(snippets) >= 2
+    snippets = [block for kind, block in re.findall(FENCE, page.read_text(), re.DOTALL) if kind == "python"]
+    assert snippets
     for snippet in snippets:
-        exec(compile(snippet, "README.md", "exec"), {})
+        exec(compile(snippet, page.name, "exec"), {})
     assert "torch.Size" in capsys.readouterr().out
 
 
-def test_named_files_exist():
-    for name in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / name).exists(), name
-    assert "@@" not in README
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_files_exist(page):
+    text = page.read_text()
+    for name in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (page.parent / name).exists(), name
+    assert "@@" not in text
 
 
 @pytest.mark.slow

@@ -11,7 +11,12 @@ from npexp.layers.mlp import mlp
 
 
 class Pool(NamedTuple):
-    """A mean that can be taken apart again: the sum, `[b, dz]`, and the number of points, `[b, 1]`, int64."""
+    """A mean that can be taken apart again.
+
+    Args:
+        total: the sum, `[b, dz]`.
+        count: number of points, int64, or the sum of their weights once some have decayed, `[b, 1]`.
+    """
 
     total: Tensor
     count: Tensor
@@ -19,15 +24,7 @@ class Pool(NamedTuple):
     @property
     def mean(self) -> Tensor:
         """`[b, dz]`; 0 for an empty set."""
-        return self.total / self.count.clamp_min(1)
-
-    def plus(self, other: "Pool") -> "Pool":
-        """The pool of both sets."""
-        return Pool(self.total + other.total, self.count + other.count)
-
-    def minus(self, other: "Pool") -> "Pool":
-        """The pool without the other set, which must be part of it."""
-        return Pool(self.total - other.total, self.count - other.count)
+        return self.total / torch.where(self.count > 0, self.count, 1)
 
 
 class DeepSet(nn.Module):

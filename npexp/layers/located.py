@@ -137,7 +137,7 @@ class LocatedStack(nn.Module):
         x: Float[Tensor, "b n dx"],
     ) -> Float[Tensor, "b n dz"]:
         """Rows h at x, having read the tokens at z."""
-        places = z.expand(len(tokens), -1, -1)
+        places = z.expand(tokens.shape[0], -1, -1)
         for mix, look, among, around in zip(self.mix, self.look, self.near[::2], self.near[1::2], strict=True):
             tokens = mix(tokens, tokens, None, among(places[:1], z))
             h = look(h, tokens, None, around(x, z))

@@ -25,8 +25,9 @@ CODE = 8  # numbers by which an inferred prior differs from a mixture of the lea
 class Sums(NamedTuple):
     """Moments for solving: `g` counts tasks, or tasks and outputs; `o` outputs of each share their priors."""
 
-    gram: Tensor  # [g, m, m]
-    cross: Tensor  # [g, m, o]
+    gram: Tensor  # [g, m, m], in the precision of the state
+    rounding: Tensor  # [g, 1, 1], by which eigenvalues of it may be wrong
+    cross: Tensor  # [g, m, o]; from here on in the precision of the solution
     square: Tensor  # [g, o]
     count: Tensor  # [g, 1]
     facts: Tensor  # [g, f], what networks see of them
@@ -88,7 +89,8 @@ class RidgeMemory(nn.Module):
     `num_refined` better priors, and these are solved too. All heads share the one state, so that more of them cost
     computing only. Solving takes O(k m^3), reading O(k m^2) per target.
 
-    Sums are float64. So are solutions where no gradient is needed; in training they have the model's precision.
+    Sums are float64. So are solutions where no gradient is needed; in training they have the model's precision. Sums in
+    float32 are known up to about 1e-7 trace(G), and priors so wide that this would matter are narrowed.
 
     Args:
         basis: phi.
@@ -151,9 +153,9 @@ class RidgeMemory(nn.Module):
         """The posteriors of a state, O(k m^3)."""
         with full_precision(state.gram):
             sums = self._sums(state)
-            b = len(state.count)
+            b = state.count.shape[0]  # not len(), which a graph that is being traced would take for a constant
             prior = self.log_amplitude.repeat(b, 1, 1), self.log_noise.repeat(b, 1)
-            bank = _posterior(sums, *(v.to(sums.gram.dtype) for v in prior))
+            bank = _posterior(sums, *(v.to(sums.cross.dtype) for v in prior))
             if self.num_refined:
                 bank = bank.plus(_posterior(sums, *self._refined(sums, bank)))
             seen = self._seen(sums, bank)
@@ -164,7 +166,7 @@ class RidgeMemory(nn.Module):
         """What each head predicts at x, in the model's dtype: O(n k m^2); with the rows of its covariance if asked."""
         bank, p = solved.bank, self.groups
         with full_precision(x):
-            phi = self.basis(x.to(solved.gram.dtype)).repeat_interleave(p, 0)
+            phi = self.basis(x.to(bank.weights.dtype)).repeat_interleave(p, 0)
             means = (phi @ bank.weights.movedim(1, -1).flatten(2)).unflatten(-1, (-1, self.num_heads))  # [g, n, o, k]
             factor = ridge_rows(solved.gram, bank.scale, bank.whiten, phi)  # [g, k, n, m]
             variance = factor.square().sum(-1).mT[:, :, None]  # [g, n, 1, k], in units of the noise
@@ -184,19 +186,20 @@ class RidgeMemory(nn.Module):
         """The state in the precision of the solution, outputs with priors of their own in the place of tasks."""
         exact = state.gram.dtype if state.gram.device.type == "mps" else torch.float64
         dtype = self.log_noise.dtype if torch.is_grad_enabled() else exact
-        p, b = self.groups, len(state.count)
-        gram = symmetric(state.gram, self.basis.m).to(dtype).repeat_interleave(p, 0)
+        p, b = self.groups, state.count.shape[0]
+        gram = symmetric(state.gram, self.basis.m).repeat_interleave(p, 0)
+        rounding = (torch.finfo(gram.dtype).eps * gram.diagonal(dim1=-2, dim2=-1).sum(-1)).to(dtype)[:, None, None]
         cross = state.cross.to(dtype).unflatten(-1, (p, -1)).movedim(2, 1).flatten(0, 1)
         total, square = (v.to(dtype).unflatten(-1, (p, -1)).flatten(0, 1) for v in (state.total, state.square))
         n = state.count.to(dtype).repeat_interleave(p, 0)[:, None]
         which = torch.eye(p, dtype=dtype, device=gram.device).repeat(b, 1)
         some = n.clamp_min(1)
         facts = torch.cat([(n + 1).log() / 2, total / some, (square / some + 1e-3).log(), which], -1)
-        return Sums(gram, cross, square, n, facts)
+        return Sums(gram, rounding, cross, square, n, facts)
 
     def _refined(self, sums: Sums, bank: Bank) -> tuple[Tensor, Tensor]:
         """Amplitudes and noise of the inferred priors: mixtures of the learned ones, moved along learned directions."""
-        told = self.infer(self._seen(sums, bank)).to(sums.gram.dtype).unflatten(-1, (self.num_refined, -1))
+        told = self.infer(self._seen(sums, bank)).to(sums.cross.dtype).unflatten(-1, (self.num_refined, -1))
         code, shift, mix = told.split([CODE, 1, bank.log_noise.shape[1]], -1)
         weight = (bank.log_weights[:, None] + mix).softmax(-1)  # [g, r, h]
         moved = torch.einsum("grc,rcm->grm", code, self.directions.to(code.dtype))
@@ -213,6 +216,7 @@ def _posterior(sums: Sums, log_amplitude: Tensor, log_noise: Tensor) -> Bank:
     log_noise = log_noise.clamp_min(MIN_LOG_NOISE)
     excess = log_amplitude - log_noise[..., None]
     scale = (MAX_LOG_SCALE - softplus(MAX_LOG_SCALE - excess)).exp()
+    scale = scale * (1 + sums.rounding * scale.square()).rsqrt()  # a prior so narrow that G + D^-2 is positive definite
     weights, log_det, whiten = ridge(sums.gram, sums.cross, scale)
     left = (sums.square[:, None] - (sums.cross[:, None] * weights).sum(-2)).clamp_min(0)
     left = left * (-2 * log_noise).exp()[..., None]  # [g, k, o]

@@ -1,14 +1,29 @@
 """Set convolutions: from scattered points to a lattice and back (Gordon et al. 2020, arXiv 1910.13556)."""
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from npexp.batch import count
 from npexp.layers.grid import Lattice
 
 # Density below which a place counts as unseen. It bounds what round-off can do: after a removal, sums that should be 0
 # are about 1e-7 of what they were, and would otherwise be divided by one another.
 FLOOR = 1e-3
+
+
+class LatticeSums(NamedTuple):
+    """Plain sums over points, see `ToLattice`.
+
+    Args:
+        sums: at every lattice point, `[b, 1 + dy, size, ..., size]`.
+        count: number of points, `[b]`.
+    """
+
+    sums: Tensor
+    count: Tensor
 
 
 class ToLattice(nn.Module):
@@ -29,8 +44,8 @@ class ToLattice(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "b n dx"], y: Float[Tensor, "b n dy"], mask: Bool[Tensor, "b n"] | None = None
-    ) -> Float[Tensor, "b c *g"]:
-        """Sums over real points, in float32 or better, `[b, 1 + dy, size, ..., size]`."""
+    ) -> LatticeSums:
+        """Sums over real points, in float32 or better."""
         with torch.autocast(x.device.type, enabled=False):  # which would round the sums
             x, y = (v.to(torch.promote_types(v.dtype, torch.float32)) for v in (x, y))
             values = torch.cat([torch.ones_like(y[..., :1]), y], -1)
@@ -39,7 +54,7 @@ class ToLattice(nn.Module):
             *first, last = (half_square.neg().exp() for half_square in _half_squares(x, self.lattice, self.log_scale))
             for w in first:
                 values = (values[..., None] * w[:, :, None]).flatten(2)  # [b, n, c size^k]
-            return (values.mT @ last).view(len(x), -1, *self.lattice.shape)
+            return LatticeSums((values.mT @ last).view(len(x), -1, *self.lattice.shape), count(mask, x))
 
 
 class FromLattice(nn.Module):
@@ -71,12 +86,12 @@ class FromLattice(nn.Module):
         return rows.mT
 
 
-def mean_and_density(sums: Float[Tensor, "b c *g"]) -> Float[Tensor, "b c *g"]:
+def mean_and_density(pooled: LatticeSums) -> Float[Tensor, "b c *g"]:
     """The density, on a logarithmic scale, and the mean value around each lattice point, 0 where there is none.
 
     Many points change the logarithm little, so that a network sees contexts of all sizes on one scale.
     """
-    density, values = sums[:, :1], sums[:, 1:]
+    density, values = pooled.sums[:, :1], pooled.sums[:, 1:]
     density = density.clamp_min(0)  # round-off of removals
     return torch.cat([density.log1p(), values / (density + FLOOR)], 1)
 

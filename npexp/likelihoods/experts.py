@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from npexp.errors import ConfigError, UnknownNameError
 from npexp.layers.experts import Experts
 from npexp.layers.mlp import mlp, zero_end
-from npexp.likelihoods.gaussian import DiagonalGaussian
+from npexp.likelihoods.gaussian import DiagonalGaussian, check_floor
 from npexp.likelihoods.lowrank import LowRankGaussian
 from npexp.likelihoods.mixture import SetMixture
 from npexp.likelihoods.normals import NormalMixture
@@ -25,16 +25,20 @@ class ExpertHead(nn.Module):
         dim_hidden: width of the hidden layer.
         dy: output size.
         num_experts: k.
-        own: numbers per output beside one gate per expert.
+        min_stddev: added to every standard deviation, in units of y.
+
+    Attributes:
+        joint: whether the law is.
+        own: numbers that the network gives per output, beside a gate per expert where it is `gated`.
     """
 
     joint = False
     own: int
     gated = True
 
-    def __init__(self, dz: int, dim_hidden: int, dy: int, num_experts: int):
+    def __init__(self, dz: int, dim_hidden: int, dy: int, num_experts: int, min_stddev: float):
         super().__init__()
-        self.dy = dy
+        self.dy, self.min_stddev = dy, check_floor("min_stddev", min_stddev)
         self.norm = nn.LayerNorm(dz)
         self.network = zero_end(mlp(dz, dim_hidden, dy * (self.own + self.gated * num_experts), 2, "gelu"))
 
@@ -45,14 +49,9 @@ class ExpertHead(nn.Module):
 
 
 class MixtureHead(ExpertHead):
-    """A mixture of the experts and of one free normal, with weights of each target's own.
-
-    Args:
-        min_stddev: added to every standard deviation, in units of y.
-    """
+    """A mixture of the experts and of one free normal, with weights of each target's own."""
 
     own = 3
-    min_stddev = 0.005
 
     def forward(self, h: Float[Tensor, "b n dz"], experts: Experts) -> NormalMixture:
         """Features of the targets and what the experts say, to a factorised law."""
@@ -68,7 +67,6 @@ class AnchoredHead(ExpertHead):
     """One normal around the moments of the experts' mixture."""
 
     own = 2
-    min_stddev = 0.01
 
     def forward(self, h: Float[Tensor, "b n dz"], experts: Experts) -> DiagonalGaussian:
         """Features of the targets and what the experts say, to a factorised law."""
@@ -88,7 +86,6 @@ class JointHead(ExpertHead):
     joint = True
     own = 3
     gated = False
-    min_stddev = 0.005
 
     def forward(self, h: Float[Tensor, "b n dz"], experts: Experts) -> SetMixture:
         """Features of the targets and what the experts say, to a joint law; the density takes O(k m^2) per target."""
@@ -103,7 +100,9 @@ class JointHead(ExpertHead):
 HEADS: dict[str, type[ExpertHead]] = {"mixture": MixtureHead, "anchored": AnchoredHead, "joint": JointHead}
 
 
-def expert_head(law: Law, dz: int, dim_hidden: int, dy: int, num_experts: int, shared: bool) -> ExpertHead:
+def expert_head(
+    law: Law, dz: int, dim_hidden: int, dy: int, num_experts: int, min_stddev: float, shared: bool
+) -> ExpertHead:
     """The head of this name.
 
     Args:
@@ -112,6 +111,7 @@ def expert_head(law: Law, dz: int, dim_hidden: int, dy: int, num_experts: int, s
         dim_hidden: width of the hidden layer.
         dy: output size.
         num_experts: k.
+        min_stddev: floor on standard deviations, in units of y.
         shared: whether outputs share the experts' weights, which a joint law needs.
 
     Raises:
@@ -122,4 +122,4 @@ def expert_head(law: Law, dz: int, dim_hidden: int, dy: int, num_experts: int, s
         raise UnknownNameError("law", law, HEADS)
     if HEADS[law].joint and not shared and dy > 1:
         raise ConfigError("law 'joint' chooses one expert for all outputs: set shared_noise to True")
-    return HEADS[law](dz, dim_hidden, dy, num_experts)
+    return HEADS[law](dz, dim_hidden, dy, num_experts, min_stddev)

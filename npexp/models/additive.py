@@ -8,9 +8,9 @@ from torch import Tensor
 
 from npexp.errors import ConfigError, DataError, ShapeError
 from npexp.models.base import NeuralProcess, Points, State
-from npexp.ops.tree import tree_map
+from npexp.ops.tree import tensors, tree_map
 
-LOST = 1e-6  # share of the points that decay may have taken before removal is refused
+LOST = 1e-3  # points that decay may have taken before removal is refused
 
 
 class AdditiveNeuralProcess(NeuralProcess):
@@ -30,13 +30,16 @@ class AdditiveNeuralProcess(NeuralProcess):
         """A state that has seen the points of both, which must have no point in common.
 
         Raises:
-            ShapeError: states of different numbers of tasks.
+            ShapeError: no states, or those of different numbers of tasks or of different models.
         """
-        for state in (a, b):
-            if not isinstance(state, State):
-                raise ShapeError(f"expected two states as `encode` gives them, got a {type(state).__name__}")
+        _check(a), _check(b)
         if a.n.shape != b.n.shape:
             raise ShapeError(f"expected states of as many tasks, got {len(a.n)} and {len(b.n)}: merge task by task")
+        sizes = [[list(sums.shape) for sums in tensors(state.summary)] for state in (a, b)]
+        if sizes[0] != sizes[1]:
+            raise ShapeError(
+                f"expected two states of one model, got sums {sizes[0]} and {sizes[1]}: encode both with it"
+            )
         return State(tree_map(torch.add, a.summary, b.summary), a.n + b.n, None)
 
     def decay(self, state: State, gamma: float) -> State:
@@ -51,6 +54,7 @@ class AdditiveNeuralProcess(NeuralProcess):
         Raises:
             ConfigError: another gamma.
         """
+        _check(state)
         if not (isinstance(gamma, int | float) and 0 < gamma <= 1):
             raise ConfigError(f"expected 0 < gamma <= 1, got {gamma!r}: 1 forgets nothing")
         kept = tree_map(lambda sums: gamma * (sums if sums.is_floating_point() else sums.double()), state.summary)
@@ -62,7 +66,10 @@ class AdditiveNeuralProcess(NeuralProcess):
         Raises:
             DataError: more points than the state has seen, or a state that has forgotten part of them by `decay`.
         """
-        if isinstance(state, State) and bool(((self._mass(state.summary) - state.n).abs() > LOST * state.n).any()):
+        _check(state)
+        held = self._mass(state.summary)
+        rounding = torch.finfo(held.dtype).eps * state.n if held.is_floating_point() else 0
+        if bool(((held - state.n).abs() > LOST + rounding).any()):
             raise DataError("this state has decayed, so nobody knows how much of a point is left: encode without it")
         return super().remove(state, x, y, mask)
 
@@ -75,3 +82,8 @@ class AdditiveNeuralProcess(NeuralProcess):
 
     def _retract(self, summary: Any, points: Points) -> Any:
         return tree_map(torch.sub, summary, self._encode(points))
+
+
+def _check(state: State) -> None:
+    if not isinstance(state, State):
+        raise ShapeError(f"expected a state as `encode` gives it, got a {type(state).__name__}")

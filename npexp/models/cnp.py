@@ -6,13 +6,14 @@ from torch import Tensor, nn
 from npexp.errors import at_least
 from npexp.layers.deepset import DeepSet, Pool
 from npexp.likelihoods import Likelihood, Predictive
-from npexp.models.base import NeuralProcess, Points, State
+from npexp.models.additive import AdditiveNeuralProcess
+from npexp.models.base import Points, State
 
 
-class CNP(NeuralProcess):
+class CNP(AdditiveNeuralProcess):
     """The mean of embedded context points, decoded at each target (Garnelo et al. 2018a, arXiv 1807.01613).
 
-    Cost O(nc + nt), state O(1), updates and removals exact. The baseline: the mean blurs, so it under-fits.
+    Cost O(nc + nt), state O(1). The baseline: the mean blurs, so it under-fits.
 
     Args:
         dx: input size.
@@ -26,9 +27,6 @@ class CNP(NeuralProcess):
         likelihood: the head; None is a Gaussian with floor 0.01.
     """
 
-    update_rule = "exact"
-    remove_rule = "exact"
-    constant_state = True
     cost = "nc + nt"
 
     def __init__(
@@ -51,11 +49,8 @@ class CNP(NeuralProcess):
         xy = torch.cat([points.x, points.y], -1)
         return tuple(encoder.pool(xy, points.mask) for encoder in self.encoders)
 
-    def _extend(self, summary: tuple[Pool, ...], points: Points) -> tuple[Pool, ...]:
-        return tuple(old.plus(new) for old, new in zip(summary, self._encode(points), strict=True))
-
-    def _retract(self, summary: tuple[Pool, ...], points: Points) -> tuple[Pool, ...]:
-        return tuple(all_.minus(gone) for all_, gone in zip(summary, self._encode(points), strict=True))
+    def _mass(self, summary: tuple[Pool, ...]) -> Tensor:
+        return summary[0].count[:, 0]
 
     def _predict(self, state: State, xt: Tensor, mask_t: Tensor | None) -> Predictive:
         r = torch.cat([encoder.summary(pool) for encoder, pool in zip(self.encoders, state.summary, strict=True)], -1)

@@ -6,13 +6,14 @@ from torch import Tensor
 
 from npexp.errors import at_least
 from npexp.layers.grid import Lattice
-from npexp.layers.setconv import FromLattice, ToLattice, mean_and_density
+from npexp.layers.setconv import FromLattice, LatticeSums, ToLattice, mean_and_density
 from npexp.layers.unet import UNet
 from npexp.likelihoods import Likelihood, Predictive
-from npexp.models.base import NeuralProcess, Points, State
+from npexp.models.additive import AdditiveNeuralProcess
+from npexp.models.base import Points, State
 
 
-class ConvCNP(NeuralProcess):
+class ConvCNP(AdditiveNeuralProcess):
     """Context points smeared onto a lattice, a U-Net over it, read at the targets (Gordon et al. 2020).
 
     arXiv 1910.13556. With a low-rank likelihood it is the ConvGNP (Markou et al. 2022, arXiv 2203.08775). Use it for
@@ -48,9 +49,6 @@ class ConvCNP(NeuralProcess):
         DataError: from `encode`, `update` and `predict`, an input outside the domain.
     """
 
-    update_rule = "exact"
-    remove_rule = "exact"
-    constant_state = True
     cost = "(nc + nt) g + unet(g)"
 
     def __init__(
@@ -74,15 +72,12 @@ class ConvCNP(NeuralProcess):
         self.decoder = FromLattice(self.lattice)
         self._use_head(likelihood, dz, dz, depth_decoder)
 
-    def _encode(self, points: Points) -> Tensor:
+    def _encode(self, points: Points) -> LatticeSums:
         self.lattice.check("context", points.x, points.mask)
         return self.encoder(*points)
 
-    def _extend(self, summary: Tensor, points: Points) -> Tensor:
-        return summary + self._encode(points)
-
-    def _retract(self, summary: Tensor, points: Points) -> Tensor:
-        return summary - self._encode(points)
+    def _mass(self, summary: LatticeSums) -> Tensor:
+        return summary.count
 
     def _predict(self, state: State, xt: Tensor, mask_t: Tensor | None) -> Predictive:
         self.lattice.check("target", xt, mask_t)

@@ -8,14 +8,15 @@ from torch.distributions import Normal
 
 from npexp.errors import at_least
 from npexp.layers.grid import Lattice
-from npexp.layers.setconv import FromLattice, ToLattice, mean_and_density
+from npexp.layers.setconv import FromLattice, LatticeSums, ToLattice, mean_and_density
 from npexp.layers.unet import UNet
 from npexp.likelihoods import Likelihood, SetMixture
+from npexp.models.additive import AdditiveNeuralProcess
 from npexp.models.base import Points, State
 from npexp.models.latent import LatentNeuralProcess, latent_normal
 
 
-class ConvNP(LatentNeuralProcess):
+class ConvNP(AdditiveNeuralProcess, LatentNeuralProcess):
     """A ConvCNP with a latent function on its lattice, so that draws are coherent (Foong et al. 2020).
 
     arXiv 2007.01332. The first U-Net gives independent normals z at every lattice point, the second one turns a draw of
@@ -41,9 +42,6 @@ class ConvNP(LatentNeuralProcess):
         likelihood: the head; None is a Gaussian with floor 0.01.
     """
 
-    update_rule = "exact"
-    remove_rule = "exact"
-    constant_state = True
     cost = "(nc + s nt) g + s unet(g)"
 
     def __init__(
@@ -86,21 +84,18 @@ class ConvNP(LatentNeuralProcess):
         self.lattice.check("target", xt, mask_t)
         return super().decode(state, z, xt, mask_t)
 
-    def _encode(self, points: Points) -> Tensor:
+    def _encode(self, points: Points) -> LatticeSums:
         self.lattice.check("context", points.x, points.mask)
         return self.encoder(*points)
 
-    def _extend(self, summary: Tensor, points: Points) -> Tensor:
-        return summary + self._encode(points)
+    def _mass(self, summary: LatticeSums) -> Tensor:
+        return summary.count
 
-    def _retract(self, summary: Tensor, points: Points) -> Tensor:
-        return summary - self._encode(points)
-
-    def _latent(self, summary: Tensor) -> Normal:
+    def _latent(self, summary: LatticeSums) -> Normal:
         channels = mean_and_density(summary).to(next(self.to_latent.parameters()).dtype)
         return latent_normal(self.to_latent(channels).flatten(1))
 
-    def _decode(self, summary: Tensor, z: Tensor, xt: Tensor) -> Tensor:
+    def _decode(self, summary: LatticeSums, z: Tensor, xt: Tensor) -> Tensor:
         draws = z.flatten(0, 1).unflatten(-1, (-1, *self.lattice.shape))  # [s b, dim_latent, size, ..., size]
         grid = self.from_latent(draws).unflatten(0, z.shape[:2])
         return self.decoder(grid.flatten(3), xt)

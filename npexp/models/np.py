@@ -8,6 +8,7 @@ from torch.distributions import Normal
 
 from npexp.layers.deepset import DeepSet, Pool
 from npexp.likelihoods import Likelihood
+from npexp.models.additive import AdditiveNeuralProcess
 from npexp.models.base import Points
 from npexp.models.latent import LatentNeuralProcess, latent_normal
 
@@ -19,11 +20,10 @@ class NPSummary(NamedTuple):
     latent: Pool
 
 
-class NP(LatentNeuralProcess):
+class NP(AdditiveNeuralProcess, LatentNeuralProcess):
     """CNP plus a global latent, so that draws are coherent functions (Garnelo et al. 2018b, arXiv 1807.01622).
 
-    Cost O(nc + s nt), state O(1), updates and removals exact. Use it for coherent samples at linear cost; like every
-    deep set it under-fits.
+    Cost O(nc + s nt), state O(1). Use it for coherent samples at linear cost; like every deep set it under-fits.
 
     Args:
         dx: input size.
@@ -37,9 +37,6 @@ class NP(LatentNeuralProcess):
         likelihood: the head; None is a Gaussian with floor 0.01.
     """
 
-    update_rule = "exact"
-    remove_rule = "exact"
-    constant_state = True
     cost = "nc + s nt"
 
     def __init__(
@@ -63,11 +60,8 @@ class NP(LatentNeuralProcess):
         xy = torch.cat([points.x, points.y], -1)
         return NPSummary(self.deterministic.pool(xy, points.mask), self.latent_encoder.pool(xy, points.mask))
 
-    def _extend(self, summary: NPSummary, points: Points) -> NPSummary:
-        return NPSummary(*(old.plus(new) for old, new in zip(summary, self._encode(points), strict=True)))
-
-    def _retract(self, summary: NPSummary, points: Points) -> NPSummary:
-        return NPSummary(*(all_.minus(gone) for all_, gone in zip(summary, self._encode(points), strict=True)))
+    def _mass(self, summary: NPSummary) -> Tensor:
+        return summary.latent.count[:, 0]
 
     def _latent(self, summary: NPSummary) -> Normal:
         return latent_normal(self.latent_encoder.summary(summary.latent))

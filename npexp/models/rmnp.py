@@ -46,6 +46,7 @@ class RMNP(AdditiveNeuralProcess):
         dim_head: hidden width of the networks over evidences, and of the head.
         law: what is predicted: a "mixture" of the experts and a free normal for each target, one normal "anchored" at
             their moments, or the experts' "joint" law of all targets.
+        min_stddev: floor of the law's standard deviations, in units of y; experts assume at least 0.01 of noise.
         misfit: whether experts that fit worse than they expect widen their laws.
         shared_noise: whether outputs share priors and noise; else each has its own, at dy times the cost of solving.
         accumulate: dtype of the state, "float64" or "float32".
@@ -68,6 +69,7 @@ class RMNP(AdditiveNeuralProcess):
         dim_feedforward: int = 128,
         dim_head: int = 128,
         law: Law = "mixture",
+        min_stddev: float = 0.005,
         misfit: bool = True,
         shared_noise: bool = True,
         accumulate: Literal["float64", "float32"] = "float64",
@@ -86,7 +88,7 @@ class RMNP(AdditiveNeuralProcess):
         )
         self.corrects = likelihood is None
         if self.corrects:
-            self.head = expert_head(law, dz, dim_head, dy, self.memory.num_heads, shared_noise)
+            self.head = expert_head(law, dz, dim_head, dy, self.memory.num_heads, min_stddev, shared_noise)
             self.joint = self.head.joint
         else:
             self._use_head(likelihood, dz, dim_head, 2)

@@ -48,6 +48,7 @@ class RMNPHybrid(AdditiveNeuralProcess):
         dim_feedforward: hidden width of the feed-forward networks.
         dim_head: hidden width of the networks over evidences, and of the head.
         law: see `RMNP`.
+        min_stddev: floor of the law's standard deviations, in units of y; experts assume at least 0.01 of noise.
         misfit: whether experts that fit worse than they expect widen their laws.
         shared_noise: whether outputs share priors and noise.
         accumulate: dtype of the moments, "float64" or "float32".
@@ -73,6 +74,7 @@ class RMNPHybrid(AdditiveNeuralProcess):
         dim_feedforward: int = 128,
         dim_head: int = 128,
         law: Law = "mixture",
+        min_stddev: float = 0.005,
         misfit: bool = True,
         shared_noise: bool = True,
         accumulate: Literal["float64", "float32"] = "float64",
@@ -87,7 +89,7 @@ class RMNPHybrid(AdditiveNeuralProcess):
         self.stack = LocatedStack(self.located.step, num_layers, dz, num_heads, dim_feedforward)
         self.corrects = likelihood is None
         if self.corrects:
-            self.head = expert_head(law, dz, dim_head, dy, self.ridge.num_heads, shared_noise)
+            self.head = expert_head(law, dz, dim_head, dy, self.ridge.num_heads, min_stddev, shared_noise)
             self.joint = self.head.joint
         else:
             self._use_head(likelihood, dz, dim_head, 2)
@@ -107,7 +109,7 @@ class RMNPHybrid(AdditiveNeuralProcess):
         x, z = self.domain(xt), self.located.places
         solved = self.ridge.solve(state.summary.ridge)
         experts = self.ridge.read(solved, x, rows=self.corrects and self.joint)
-        at_places = self.tokens(self.ridge.read(solved, z.expand(len(x), -1, -1)))
+        at_places = self.tokens(self.ridge.read(solved, z.expand(x.shape[0], -1, -1)))
         h = self.tokens(experts) + solved.code[:, None] + self.located.at(x)
         h = self.stack(self.located.tokens(state.summary.located) + at_places, z, h, x)
         return self.head(h, experts) if self.corrects else self.head(h, mask_t)

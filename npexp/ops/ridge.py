@@ -34,19 +34,20 @@ class Ridge(NamedTuple):
 
 
 def ridge(gram: Float[Tensor, "b m m"], cross: Float[Tensor, "b m dy"], scale: Float[Tensor, "b k m"]) -> Ridge:
-    """Solves for every prior: O(k m^3), in the dtype of its inputs.
+    """Solves for every prior: O(k m^3), in the dtype of the scales.
 
-    A factorises unless rounding of D G D exceeds 1: in float32 it may with very many points, and is then done again in
-    float64. Gradients never differentiate the factorisation; that of w is a solve with the adjoint. To form A^-1 and
-    multiply is the same on paper but spoils the gradient in float32, as cond(A) stands where its root would do.
+    A factorises unless rounding of D G D exceeds 1: in float32 it may with very many points, and all is then done again
+    in float64, for which G should still have its own precision. Gradients never differentiate the factorisation; that
+    of w is a solve with the adjoint. To form A^-1 and multiply is the same on paper but spoils the gradient in float32,
+    as cond(A) stands where its root would do.
 
     Args:
-        gram: G, symmetric.
+        gram: G, symmetric, as precise as it is known.
         cross: S.
         scale: the diagonal of D for each prior, positive: prior standard deviations of weights over the noise's.
 
     Raises:
-        DivergenceError: the moments or scales are not finite.
+        DivergenceError: moments or scales that are not finite, or a G that is far from positive semi-definite.
     """
     with full_precision(gram):
         return Ridge(*_Solve.apply(gram, cross, scale))
@@ -83,12 +84,10 @@ def ridge_naive(gram: Float[Tensor, "m m"], cross: Float[Tensor, "m dy"], scale:
 class _Solve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, gram: Tensor, cross: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        root = _cholesky(gram, scale)
-        whiten = triangular_inverse(root)
-        z = whiten.mT @ (whiten @ (scale[..., None] * cross[:, None]))
-        ctx.save_for_backward(gram, scale, whiten, z)
+        z, log_det, whiten = _solve(gram, cross, scale)
+        ctx.save_for_backward(gram.to(scale.dtype), scale, whiten, z)
         ctx.mark_non_differentiable(whiten)
-        return scale[..., None] * z, 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1), whiten
+        return scale[..., None] * z, log_det, whiten
 
     @staticmethod
     @once_differentiable
@@ -109,7 +108,7 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, gram: Tensor, scale: Tensor, whiten: Tensor, phi: Tensor) -> Tensor:
         rows = (scale[..., None, :] * phi[:, None]) @ whiten.mT
-        ctx.save_for_backward(gram, scale, whiten, phi, rows)
+        ctx.save_for_backward(gram.to(scale.dtype), scale, whiten, phi, rows)
         return rows
 
     @staticmethod
@@ -128,7 +127,7 @@ class _Rows(torch.autograd.Function):
 def triangular_inverse(root: Float[Tensor, "... m m"]) -> Float[Tensor, "... m m"]:
     """Inverse of a lower-triangular matrix by halves, most of it matrix products: O(m^3)."""
     m = root.shape[-1]
-    if m <= LEAF:
+    if m <= LEAF or torch.compiler.is_exporting():  # a graph is small, and whoever translates it knows a way
         eye = torch.eye(m, dtype=root.dtype, device=root.device)
         return torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False)
     half = m // 2
@@ -153,12 +152,22 @@ def _symmetric(a: Tensor) -> Tensor:
     return 0.5 * (a + a.mT)
 
 
-def _cholesky(gram: Tensor, scale: Tensor) -> Tensor:
-    a = scale[..., None] * gram[:, None] * scale[..., None, :]
-    a.diagonal(dim1=-2, dim2=-1).add_(1.0)
-    root, failed = torch.linalg.cholesky_ex(a)
-    if bool(failed.any()):
-        if a.dtype == torch.float64 or a.device.type == "mps" or not bool(a.isfinite().all()):
-            raise DivergenceError("a ridge system has no Cholesky factor: its moments or priors are not finite")
-        return _cholesky(gram.double(), scale.double()).to(a.dtype)
-    return root
+def _solve(gram: Tensor, cross: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A^-1 D S, log |A| and L^-1."""
+    g, s = gram.to(scale.dtype)[:, None], cross.to(scale.dtype)[:, None]
+    eye = torch.eye(g.shape[-1], dtype=g.dtype, device=g.device)
+    root, failed = torch.linalg.cholesky_ex(torch.addcmul(eye, scale[..., None] * g, scale[..., None, :]))
+    whiten = triangular_inverse(root)
+    z = whiten.mT @ (whiten @ (scale[..., None] * s))
+    log_det = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    if torch.compiler.is_exporting():  # a graph has no branches; in float64 it needs none
+        return z, log_det, whiten
+    if bool((failed == 0).all() & z.isfinite().all() & log_det.isfinite().all()):
+        return z, log_det, whiten
+    if g.dtype == torch.float64 or g.device.type == "mps":
+        raise DivergenceError(
+            "a ridge system has no solution: its moments or priors are not finite, or not moments of any data; check "
+            "the data, and lower the learning rate where this happens in training"
+        )
+    z, log_det, whiten = (v.to(scale.dtype) for v in _solve(gram.double(), cross.double(), scale.double()))
+    return z, log_det, whiten

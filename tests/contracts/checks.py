@@ -211,6 +211,40 @@ def remove_undoes_update(model: NeuralProcess) -> None:
     assert torch.equal(model.predict(left, t.xt).mean[2], model.predict(state, t.xt).mean[2])
 
 
+def merge_is_encode(model: NeuralProcess) -> None:
+    """States of two parts, ragged ones too, merged in either order, are that of all points; points can leave it."""
+    t = tasks(nc=24)  # see `remove_undoes_update`
+    mask = torch.arange(24) < torch.tensor([24, 15, 10])[:, None]
+    parts = [(t.xc[:, i], t.yc[:, i], mask[:, i]) for i in (slice(0, 10), slice(10, 24))]
+    a, b = (model.encode(*part) for part in parts)
+    laws = [model.predict(state, t.xt) for state in (a, b)]
+    both, whole = model.merge(a, b), model.encode(t.xc, t.yc, mask)
+    assert torch.equal(both.n, whole.n)
+    same(model.predict(both, t.xt), model.predict(whole, t.xt))
+    same(model.predict(model.merge(b, a), t.xt), model.predict(both, t.xt), rtol=0, atol=0)
+    same(model.predict(model.remove(both, *parts[1]), t.xt), laws[0], rtol=1e-7, atol=1e-8)
+    for state, law in zip((a, b), laws, strict=True):  # states are values
+        same(model.predict(state, t.xt), law, rtol=0, atol=0)
+
+
+def decay_weighs_points(model: NeuralProcess) -> None:
+    """Points seen twice that count half are points seen once; later points count in full, and old states stay."""
+    t = tasks()
+    mask = torch.arange(7) < torch.tensor([7, 3, 0])[:, None]
+    once, new = model.encode(t.xc, t.yc, mask), model.encode(t.xt, t.yt)
+    before, twice = model.predict(once, t.xt), model.merge(once, once)
+    half = model.decay(twice, 0.5)
+    assert torch.equal(half.n, twice.n)
+    same(model.predict(half, t.xt), before)
+    same(model.predict(model.update(half, t.xt, t.yt), t.xt), model.predict(model.merge(once, new), t.xt))
+    same(model.predict(model.decay(twice, 1), t.xt), model.predict(twice, t.xt), rtol=0, atol=0)
+    faded = model.decay(model.decay(once, 0.5), 0.25)
+    same(model.predict(faded, t.xt), model.predict(model.decay(once, 0.125), t.xt))
+    now = model.predict(model.update(faded, t.xt, t.yt), t.xt)
+    assert now.mean.isfinite().all() and differ(now, model.predict(model.merge(once, new), t.xt))
+    same(model.predict(once, t.xt), before, rtol=0, atol=0)
+
+
 def float64_states_serve_float32_models(model: NeuralProcess) -> None:
     """A predictor makes states that points can leave in float64, whatever the model's own precision."""
     t = tasks()

@@ -31,6 +31,36 @@ def test_updates_and_removals_as_claimed(name):
             model.remove(model.encode(t.xc, t.yc), t.xc, t.yc)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_sums_as_claimed(name, untyped):
+    """Models whose traits say additive merge states and let points decay; all others refuse both."""
+    model, t = tiny(name), tasks()
+    state = model.encode(t.xc, t.yc)
+    if not model.traits["additive"]:
+        for verb in (lambda: model.merge(state, state), lambda: model.decay(state, 0.5)):
+            with pytest.raises(UnsupportedError, match="traits say additive, such as"):
+                verb()
+        return
+    checks.merge_is_encode(model)
+    checks.decay_weighs_points(model)
+    for other, why in ((model.encode(t.xc[:2], t.yc[:2]), "as many tasks, got 3 and 2"), (None, "got a NoneType")):
+        with pytest.raises(ShapeError, match=why):
+            model.merge(state, other)
+    for gamma in (0, -0.5, 1.01, float("nan"), "0.5"):
+        with pytest.raises(ConfigError, match="expected 0 < gamma <= 1, got"):
+            model.decay(state, gamma)
+    with pytest.raises(DataError, match="has decayed"):
+        model.remove(model.decay(state, 0.9), t.xc, t.yc)
+    assert model.remove(model.decay(state, 1.0), t.xc, t.yc).n.tolist() == [0, 0, 0]
+
+
+def test_states_of_two_models_do_not_merge():
+    t = tasks()
+    states = [tiny("cnp", dz=dz).encode(t.xc, t.yc) for dz in (8, 16)]
+    with pytest.raises(ShapeError, match="two states of one model"):
+        tiny("cnp").merge(*states)
+
+
 TRANSFORMERS = [name for name in MODELS if "sort" in inspect.signature(type(tiny(name))).parameters]
 
 

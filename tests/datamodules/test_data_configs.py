@@ -6,7 +6,7 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser
 
-from datamodules import DigitsData, GPData, NPDataModule
+from datamodules import DigitsData, GPData, NPDataModule, Sawtooth, Series, Shapes
 
 FOLDER = Path(__file__).parents[2] / "conf" / "data"
 FILES = sorted(p for p in FOLDER.glob("*.yaml") if "datamodules." in p.read_text())
@@ -27,7 +27,8 @@ def test_config_yields_checked_batches(path, tmp_path):
         batch = dm.make_batch(split, 0).check()
         assert batch.num_tasks == dm.batch_size == 16
         assert (batch.oracle_joint is not None) == dm.traits["oracle"]
-    assert dm.plot_tasks(2)[0].batch.check().num_tasks == 1
+    assert all(task.batch.check().num_tasks == 1 for task in dm.plot_tasks(2))
+    assert len(dm.plot_tasks(2)) == (0 if dm.dx == 3 else 2)  # functions of three inputs are not drawn
     assert isinstance(dm.traits["description"], str)
 
 
@@ -39,7 +40,8 @@ def test_config_comments_every_key(path):
 
 
 def test_shipped_files():
-    assert {p.stem for p in FILES} >= {"digits", "gp_cambridge", "gp_matern", "gp_mixed", "gp_rbf"}
+    gaussian = {"gp_cambridge", "gp_matern", "gp_mixed", "gp_rbf", "gp_rbf_2d", "gp_rbf_3d", "gp_rbf_2out"}
+    assert {p.stem for p in FILES} >= {"digits", "sawtooth", "shapes", "co2"} | gaussian
 
 
 def test_defaults_are_the_tnp_suite(tmp_path):
@@ -47,4 +49,5 @@ def test_defaults_are_the_tnp_suite(tmp_path):
     given = build(FOLDER / "gp_rbf.yaml")
     default = GPData(given.kernel, test_kernels=given.test_kernels)
     assert given.cache_file("test") == default.cache_file("test")
-    assert build(FOLDER / "digits.yaml").cache_file("test") == DigitsData().cache_file("test")
+    for name, source in (("digits", DigitsData), ("sawtooth", Sawtooth), ("shapes", Shapes), ("co2", Series)):
+        assert build(FOLDER / f"{name}.yaml").cache_file("test") == source().cache_file("test")

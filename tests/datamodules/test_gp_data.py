@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import multivariate_normal
 
 from datamodules import RBF, GPData, Matern
 from datamodules.oracle import factor, scores, whiten
@@ -59,6 +60,26 @@ def test_oracle_is_that_of_the_delivered_numbers(ragged, noise):
             tolerance = {"atol": 1e-4 if noise else 0.05, "rtol": 1e-4}  # without noise the rounding of y shows
             torch.testing.assert_close(batch.oracle_joint[i], exact.joint[0].float(), **tolerance)
             torch.testing.assert_close(batch.oracle_marginal[i, t], exact.marginal[0].float(), **tolerance)
+
+
+@pytest.mark.parametrize("dx", [1, 2, 3])
+def test_oracle_in_any_dimension_is_that_of_scipy(dx):
+    dm = GPData(FIXED, dx=dx, noise=0.1, num_context=(12, 12), num_target=(3, 3), max_points=None)
+    batch = dm.make_batch("train", 0)
+    for task in range(4):
+        x = torch.cat([batch.xc[task], batch.xt[task]]).double().numpy()
+        y = torch.cat([batch.yc[task], batch.yt[task]]).double().numpy()[:, 0]
+        distance = ((x[:, None] - x[None]) ** 2).sum(-1)
+        full = 0.64 * np.exp(-0.5 * distance / 0.25) + 0.01 * np.eye(15)
+
+        def log_density(rows, y=y, full=full):
+            return multivariate_normal.logpdf(y[rows], np.zeros(len(rows)), full[np.ix_(rows, rows)])
+
+        context = list(range(12))
+        evidence = log_density(context)
+        assert batch.oracle_joint[task].item() == pytest.approx(log_density(list(range(15))) - evidence, abs=1e-4)
+        each = [log_density([*context, 12 + i]) - evidence for i in range(3)]
+        np.testing.assert_allclose(batch.oracle_marginal[task], each, atol=1e-4)
 
 
 def test_samples_have_the_covariance_of_their_law():

@@ -72,7 +72,7 @@ def test_sums_are_those_of_a_double_loop(lattice):
     x, y = points(lattice.dx)
     mask = torch.rand(2, 6, generator=torch.Generator().manual_seed(1)) < 0.7
     encoder = ToLattice(lattice).double()
-    sums = encoder(x, y, mask)
+    sums = encoder(x, y, mask).sums
     assert sums.shape == (2, 3, *lattice.shape)
     scale, places = encoder.log_scale.exp(), lattice.points(x)
     for task in range(2):
