@@ -24,7 +24,7 @@ class TaskBatch(NamedTuple):
         mask_c: real context points, `[b, nc]`.
         mask_t: real target points, `[b, nt]`.
         oracle_joint: log p(yt | xc, yc, xt) under the law that made the task, `[b]`, in nats.
-        oracle_marginal: the same for each target alone, summed over outputs, `[b, nt]`, in nats.
+        oracle_marginal: the same for each target alone, its outputs together, `[b, nt]`, in nats.
     """
 
     xc: Float[Tensor, "b nc dx"]

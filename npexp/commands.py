@@ -8,6 +8,12 @@ from typing import Any, NoReturn
 
 from npexp.errors import ConfigError, suggest
 
+COSTS = ("state_bytes", "flops_update", "flops_predict", "flops_target")
+COSTS_MEAN = (
+    "Of one task: bytes of a constant state; floating-point operations of an update with one point, and of a "
+    "prediction, once and for each target, after 1,000 points where the state grows."
+)
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises `ConfigError` with the nearest known options."""
@@ -32,7 +38,8 @@ def models(words: Sequence[str]) -> int:
     """Lists the models."""
     from npexp.registry import available_models
 
-    return _listing("models", "The models, with parameters at dx = dy = 1, and traits.", available_models, words)
+    title = "The models, with parameters and costs at dx = dy = 1, and traits."
+    return _listing("models", title, lambda: available_models(measured=True), words, COSTS_MEAN)
 
 
 def mixers(words: Sequence[str]) -> int:
@@ -49,7 +56,9 @@ def data(words: Sequence[str]) -> int:
     return _listing("data", "The task families.", available_data, words)
 
 
-def _listing(name: str, title: str, entries: Callable[[], dict[str, dict[str, Any]]], words: Sequence[str]) -> int:
+def _listing(
+    name: str, title: str, entries: Callable[[], dict[str, dict[str, Any]]], words: Sequence[str], notes: str = ""
+) -> int:
     parser = Parser(name, title)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     as_json = parser.read(words).json
@@ -57,11 +66,11 @@ def _listing(name: str, title: str, entries: Callable[[], dict[str, dict[str, An
     if as_json:
         print(json.dumps(found, indent=2, default=list))
     else:
-        print_listing(title, found)
+        print_listing(title, found, notes)
     return 0
 
 
-def print_listing(title: str, entries: Mapping[str, Mapping[str, Any]]) -> None:
+def print_listing(title: str, entries: Mapping[str, Mapping[str, Any]], notes: str = "") -> None:
     """Prints names as rows; yes-or-no traits share one column, which names what sets an entry apart.
 
     A trait that most entries have is said once, under the table, and where it is missing.
@@ -69,6 +78,7 @@ def print_listing(title: str, entries: Mapping[str, Mapping[str, Any]]) -> None:
     Args:
         title: stands above the table.
         entries: traits by name.
+        notes: stand below it.
     """
     from rich import box
     from rich.console import Console
@@ -78,27 +88,40 @@ def print_listing(title: str, entries: Mapping[str, Mapping[str, Any]]) -> None:
     flags = {key for key in keys if all(isinstance(traits.get(key), bool) for traits in entries.values())}
     columns = [key for key in keys if key not in flags]
     usual = [key for key in keys if key in flags and 2 * sum(t[key] for t in entries.values()) > len(entries)]
-    table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, header_style="bold")
-    table.add_column("name", no_wrap=True)
-    for column in columns:
-        is_number = all(isinstance(traits.get(column), int) for traits in entries.values())
-        justify = "right" if is_number else "left"
-        table.add_column(column.replace("_", " "), justify=justify, min_width=len(column) if is_number else None)
+    cells = {key: [_words(traits.get(key), key in COSTS) for traits in entries.values()] for key in columns}
     if flags:
-        table.add_column("traits")
-    for name, traits in entries.items():
-        special = [
-            ("not " if key in usual else "") + key for key in keys if key in flags and traits[key] != (key in usual)
-        ]
-        words = ", ".join(special).replace("_", " ")
-        table.add_row(name, *(_words(traits.get(column)) for column in columns), *([words] if flags else []))
+        special = ([key for key in keys if key in flags and t[key] != (key in usual)] for t in entries.values())
+        said = (", ".join(("not " if key in usual else "") + key for key in own) for own in special)
+        cells["traits"] = [words.replace("_", " ") for words in said]
+    table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, header_style="bold")
+    table.pad_edge, table.collapse_padding = False, True
+    table.add_column("name", no_wrap=True)
+    least = max(map(len, entries)) + 2
+    for key, column in cells.items():
+        heading = key.replace("_", " ")
+        longest = max(len(word) for cell in (heading, *column) for word in cell.split())
+        least += longest + 2
+        is_number = key in columns and all(isinstance(traits.get(key), int | None) for traits in entries.values())
+        single = all(" " not in cell for cell in column)
+        table.add_column(heading, justify="right" if is_number else "left", width=longest if single else None)
+    for row in zip(entries, *cells.values(), strict=True):
+        table.add_row(*row)
     console = Console()
+    console.width = max(console.width, least)  # lines that a terminal breaks are better than words cut off
     console.print(table)
+    if notes:
+        console.print(notes)
     if usual:
         console.print(f"Unless said otherwise: {', '.join(usual)}.".replace("_", " "))
 
 
-def _words(value: Any) -> str:
+def _words(value: Any, short: bool) -> str:
+    if value is None:
+        return "-"
+    if short:
+        digits = f"{value:.2e}"  # three of them count
+        power = int(digits[5:]) // 3
+        return f"{float(digits) / 1000**power:.3g}{['', 'k', 'M', 'G', 'T'][power]}"
     if isinstance(value, int):
         return f"{value:,}"
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple, set, frozenset)) else str(value)

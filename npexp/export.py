@@ -42,7 +42,7 @@ from npexp.scaling import Scaling
 
 GRAPHS = ("encode", "update", "predict")
 CHUNK = ("x", "y", "mask")
-INSTEAD = "models that can be: cnp, np, cmanp, linear_tnp_raw, hypermixer_tnp_raw"
+INSTEAD = "models that can be: rmnp, lpnp, rmnp_hybrid, cnp, np, cmanp, linear_tnp_raw, hypermixer_tnp_raw"
 TOLERANCE = 0.01  # of a predicted standard deviation; a graph that is wrong is off by far more
 # what PyTorch's exporter says about its own insides, in warnings and through loggers
 CHATTER = (".*isinstance.treespec, LeafSpec.*", ".*The axis name: .* will not be used.*")
@@ -64,9 +64,9 @@ CHECKED = (Sizes(1, 1, 1), Sizes(2, 11, 4), Sizes(4, 0, 9))
 def export_onnx(predictor: Predictor, folder: str | Path) -> dict[str, Any]:
     """Writes encode.onnx, update.onnx, predict.onnx and manifest.json into a new folder, all of them or none.
 
-    They compute in float32; where the predictor has a scaling, x, y and xt are raw float64. Takes some ten seconds for
-    a deep set, a minute or two for six layers. Before they are kept, the graphs are run by onnxruntime on streams of
-    several sizes and compared with PyTorch.
+    They compute in float32, apart from what the model keeps in float64; where the predictor has a scaling, x, y and xt
+    are raw float64. Takes some ten seconds for a deep set, half a minute for RMNP, a minute or two for six layers.
+    Before they are kept, the graphs are run by onnxruntime on streams of several sizes and compared with PyTorch.
 
     Args:
         predictor: of a model whose traits say constant_state and update: exact.

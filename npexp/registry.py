@@ -42,12 +42,19 @@ def build_data(name: str, **overrides: Any) -> Any:
     return instantiate({**spec, "init_args": {**(spec.get("init_args") or {}), **overrides}})
 
 
-def available_models() -> dict[str, dict[str, Any]]:
-    """Model names with their traits and parameter counts (at dx = dy = 1)."""
+def available_models(measured: bool = False) -> dict[str, dict[str, Any]]:
+    """Model names with their traits and parameter counts, at dx = dy = 1.
+
+    Args:
+        measured: whether to add what `npexp.cost.measure` finds, which takes a few seconds.
+    """
+    from npexp.cost import measure
+
     found = {}
     for name in names("model"):
         model = build(name, dx=1, dy=1)
-        found[name] = {"parameters": sum(p.numel() for p in model.parameters()), **model.traits}
+        costs = measure(model)._asdict() if measured else {}
+        found[name] = {"parameters": sum(p.numel() for p in model.parameters()), **costs, **model.traits}
     return found
 
 

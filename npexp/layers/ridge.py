@@ -168,7 +168,9 @@ class RidgeMemory(nn.Module):
         with full_precision(x):
             phi = self.basis(x.to(bank.weights.dtype)).repeat_interleave(p, 0)
             means = (phi @ bank.weights.movedim(1, -1).flatten(2)).unflatten(-1, (-1, self.num_heads))  # [g, n, o, k]
-            factor = ridge_rows(solved.gram, bank.scale, bank.whiten, phi)  # [g, k, n, m]
+            # L^-1 is at most 1, so that variances need no more digits than the model has; means do
+            narrow = (v.to(self.log_noise.dtype) for v in (bank.scale, bank.whiten, phi))
+            factor = ridge_rows(solved.gram, *narrow)  # [g, k, n, m]
             variance = factor.square().sum(-1).mT[:, :, None]  # [g, n, 1, k], in units of the noise
             log_scales = bank.log_noise[:, None].expand_as(bank.error.mT)
             if self.misfit:
@@ -180,7 +182,7 @@ class RidgeMemory(nn.Module):
                 return v.unflatten(0, (-1, p)).movedim(1, 2).flatten(2, 3).to(self.log_noise.dtype)
 
             found = (by_output(v) for v in (logits, means, log_scales + 0.5 * variance.log1p(), log_scales))
-            return Experts.weigh(*found, factor.to(self.log_noise.dtype) if rows else None)
+            return Experts.weigh(*found, factor if rows else None)
 
     def _sums(self, state: Moments) -> Sums:
         """The state in the precision of the solution, outputs with priors of their own in the place of tasks."""

@@ -46,7 +46,7 @@ class Predictive(ABC):
 
     @abstractmethod
     def marginal_log_prob(self, yt: Float[Tensor, "b nt dy"]) -> Float[Tensor, "*s b nt"]:
-        """log p(y_i) of each target alone, summed over its outputs, in nats."""
+        """log p(y_i) of each target alone, its outputs together, in nats."""
 
     @abstractmethod
     def sample(self, n: int, seed: int | None = None) -> Float[Tensor, "n *s b nt dy"]:

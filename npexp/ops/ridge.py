@@ -14,7 +14,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from npexp.errors import DivergenceError
 from npexp.ops.gaussian import full_precision
 
-LEAF = 17  # size below which a triangular solve is faster than two halves
+LEAF = 17  # size up to which triangular solves are faster than two halves
+FEW = 32  # matrices below which they are in any case
 NEGLIGIBLE = 1e-14
 
 
@@ -127,7 +128,8 @@ class _Rows(torch.autograd.Function):
 def triangular_inverse(root: Float[Tensor, "... m m"]) -> Float[Tensor, "... m m"]:
     """Inverse of a lower-triangular matrix by halves, most of it matrix products: O(m^3)."""
     m = root.shape[-1]
-    if m <= LEAF or torch.compiler.is_exporting():  # a graph is small, and whoever translates it knows a way
+    # who translates a graph knows a way, and its batch must not be looked at
+    if torch.compiler.is_exporting() or m <= LEAF or root[..., 0, 0].numel() < FEW:
         eye = torch.eye(m, dtype=root.dtype, device=root.device)
         return torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False)
     half = m // 2

@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python results/moment/other_data.py [--only NAME ...] [--seconds 150] [--table FILE]
 
-Writes other_data.csv beside this file. For each data set the training steps of both recipes, `conf/experiment/DATA_tnp`
-and `DATA_rmnp` or `DATA_rmnp_hybrid`, are timed in turns. Each is then trained for as many steps as fit into `--seconds`
-of processor time by these timings, with its cosine over just these, and tested after the last. Rows that are there are
-kept.
+Writes other_data.csv beside this file. For each data set the training steps of both recipes, DATA_tnp and DATA_rmnp or
+DATA_rmnp_hybrid of `conf/experiment`, are timed in turns. Each is then trained for as many steps as fit into
+`--seconds` of processor time by these timings, with its cosine over just these, and tested after the last. Rows that
+are there are kept.
 """
 
 import argparse
