@@ -6,7 +6,8 @@ Three graphs, with any number of tasks b, points n and targets nt:
     update.onnx    x, y, mask, state_0, state_1, ...           -> new_state_0, new_state_1, ...
     predict.onnx   xt [b, nt, dx], state_0, state_1, ...       -> mean, stddev, both [b, nt, dy]
 
-`manifest.json` beside them says what the tensors are. A stream is encoded by its first chunk and updated by each
+`manifest.json` beside them says what the tensors are and, where a model knows a domain of inputs only, which: graphs do
+not check it. A stream is encoded by its first chunk and updated by each
 further one; False in the mask marks padding, and n may be 0. The state does not grow:
 
     from onnxruntime import InferenceSession
@@ -34,6 +35,7 @@ from torch import Tensor, nn
 
 from npexp.batch import count
 from npexp.errors import ConfigError, UnsupportedError
+from npexp.layers.domain import Domain
 from npexp.models.base import NeuralProcess, Points, State
 from npexp.ops.tree import tensors, tree_map
 from npexp.predict import Predictor
@@ -185,6 +187,7 @@ def _write(model: NeuralProcess, scaling: Scaling | None, folder: Path) -> dict[
         "dx": model.dx,
         "dy": model.dy,
         "inputs": _dtype(raw["x"]),
+        "domain": _ends(_domain(model), scaling),
         "state": [{"name": k, "shape": ["b", *v.shape[1:]], "dtype": _dtype(v)} for k, v in stored.items()],
         "scaling": None if scaling is None else scaling._asdict(),
         "largest_difference": _check(model, scaling, folder, names),  # in predicted standard deviations
@@ -271,10 +274,13 @@ def _difference(
 
 
 def _example(model: NeuralProcess, scaling: Scaling | None, size: Sizes) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Arbitrary x, y, mask and xt, as the model wants them and as the graphs do."""
+    """Arbitrary x, y, mask and xt inside the model's domain, as the model wants them and as the graphs do."""
     g = torch.Generator().manual_seed(sum(size))
     shapes = {"x": (size.b, size.n, model.dx), "y": (size.b, size.n, model.dy), "xt": (size.b, size.nt, model.dx)}
     scaled = {name: 2 * torch.randn(shape, generator=g) for name, shape in shapes.items()}
+    if (domain := _domain(model)) is not None:
+        for name in ("x", "xt"):
+            scaled[name] = domain.centre + domain.unit * 2 * scaled[name].tanh()
     raw = dict(scaled)
     if scaling is not None:
         for name, value in scaled.items():
@@ -282,6 +288,20 @@ def _example(model: NeuralProcess, scaling: Scaling | None, size: Sizes) -> tupl
             raw[name] = value.double() * torch.tensor(scale).double() + torch.tensor(shift).double()
     mask = {"mask": torch.rand(size.b, size.n, generator=g) < 0.6}
     return scaled | mask, raw | mask
+
+
+def _domain(model: NeuralProcess) -> Domain | None:
+    return next((part for part in model.children() if isinstance(part, Domain)), None)
+
+
+def _ends(domain: Domain | None, scaling: Scaling | None) -> list[list[float]] | None:
+    """Lowest and highest input on every axis, in raw units: graphs do not refuse others, as the model does."""
+    if domain is None:
+        return None
+    ends = torch.stack([domain.centre - 2 * domain.unit, domain.centre + 2 * domain.unit]).double()
+    if scaling is not None:
+        ends = ends * ends.new_tensor(scaling.x_scale) + ends.new_tensor(scaling.x_shift)
+    return ends.tolist()
 
 
 def _dtype(tensor: Tensor) -> str:

@@ -89,7 +89,8 @@ class NPModule(LightningModule):
         data = self.trainer.datamodule
         if data is not None:
             self.scaling = getattr(data, "scaling", None)
-        if hasattr(data, "make_batch"):  # the same tasks in every process and after every resumption
+        asks = type(self.net).adapt is not NeuralProcess.adapt
+        if asks and hasattr(data, "make_batch"):  # the same tasks in every process and after every resumption
             seen = [data.make_batch("train", i) for i in range(ADAPT_BATCHES)]
             self.net.adapt(
                 torch.cat(

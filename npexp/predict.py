@@ -123,7 +123,7 @@ class Predictor:
 
         Raises:
             UnsupportedError: the model's traits do not say additive.
-            ShapeError: states of different numbers of tasks.
+            ShapeError: states of different numbers of tasks, or of different models.
         """
         state = self._learner().merge(a, b)
         known = self.keep_points and a.context is not None and b.context is not None
@@ -215,7 +215,7 @@ class Predictor:
         """What makes states: the model, or its copy in float64 where points can be taken out again."""
         if self.model.remove_rule != "exact" or self.dtype == torch.float64 or self.device.type == "mps":
             return self.model
-        weights = [(p.data_ptr(), _version(p)) for p in self.model.parameters()]
+        weights = [(p.data_ptr(), _version(p)) for p in (*self.model.parameters(), *self.model.buffers())]
         if self._copy is None or self._copy[0] != weights:
             self._copy = weights, copy.deepcopy(self.model).double()
             self._copy[1].chunk_size = max(1, self.model.chunk_size // 2)  # for as many bytes

@@ -178,6 +178,7 @@ class NPRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the caller's generator stays as it is
             torch.manual_seed(seed)
             net = build(self.model, dx=xs[0].shape[1], dy=ys[0].shape[1], **(self.model_args or {})).to(device)
+            net.adapt(torch.cat([x for x, _ in data]).to(device))
             optimizer = torch.optim.Adam(net.parameters(), lr=self.learning_rate)
             schedule = WarmupCosine(optimizer, total_steps=max(self.steps, 1))
             self.loss_curve_ = []

@@ -48,12 +48,13 @@ def test_cnp():
 
 def test_rmnp():
     m, k, dz, hidden, dim = 6, 2, 4, 5, 3
-    sizes = {"num_features": m, "num_heads": k, "num_refined": 0, "dz": dz, "dim_head": hidden, "dim_feedforward": dim}
+    sizes = {"num_features": m, "num_priors": k, "num_refined": 0, "dz": dz, "dim_head": hidden, "dim_feedforward": dim}
     model = npexp.build("rmnp", dx=2, dy=2, num_layers=1, **sizes)
     found, floats = measure(model), m * (m + 1) // 2 + 2 * m + 2 + 2 + 1
     waves = 2 * (3 * 2) + 3 + 3  # angles of three frequencies, and the sine of one that is not used
     sums = 2 * m * m + 2 * m * 2 + 2 + (2 + 2)
-    assert found.flops_update == (2 + 2) + waves + sums + floats  # the domain, a point's sums, added to the old ones
+    domain = 2 + 2 + 2  # shift, scale, and a look at how far it lies
+    assert found.flops_update == domain + waves + sums + floats  # a point's sums, added to the old ones
     assert found.state_bytes == 8 * floats + 8
 
     state, counts = model.encode(z(1, 3, 2), z(1, 3, 2)), []

@@ -15,6 +15,7 @@ from npexp import export
 from npexp.cli import main
 from npexp.errors import ConfigError, UnsupportedError
 from npexp.export import export_onnx
+from npexp.scaling import Scaling
 from tests.contracts.checks import tiny
 
 pytestmark = pytest.mark.usefixtures("untyped")  # shape checks would be traced along
@@ -60,6 +61,7 @@ def test_a_stream_through_the_files_is_one_encode_in_pytorch(name, tmp_path):
     export_onnx(npexp.Predictor(model), tmp_path / "new" / "files")
     graphs, manifest = load(tmp_path / "new" / "files")
     assert (manifest["dx"], manifest["dy"], manifest["inputs"]) == (2, 2, "float32")
+    assert manifest["domain"] == ([[-6.0, -6.0], [6.0, 6.0]] if hasattr(model, "domain") else None)
     assert manifest["model"] == json.loads(json.dumps(model.spec)) and manifest["scaling"] is None
     for name in graphs:  # nothing of the machine they were written on
         assert str(Path(export.__file__).parent).encode() not in (tmp_path / f"new/files/{name}.onnx").read_bytes()
@@ -127,6 +129,16 @@ def test_wrong_graphs_are_not_kept(tmp_path, monkeypatch):
     with pytest.raises(UnsupportedError, match=r"CNP .* differ from PyTorch by 0\.05 standard"):
         export_onnx(npexp.Predictor(tiny("cnp")), tmp_path / "files")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_tried_lies_in_the_domain():
+    model, scaling = tiny("lpnp", domain=(10.0, 11.0)).float(), Scaling(**SCALING)
+    scaled, raw = export._example(model, scaling, export.Sizes(4, 200, 200))
+    low, high = (torch.tensor(ends) for ends in export._ends(export._domain(model), scaling))
+    assert low.tolist() == [2e4 + 30, 10.0] and high.tolist() == [2e4 + 33, 11.0]
+    for name in ("x", "xt"):
+        assert (scaled[name] >= 10).all() and (scaled[name] <= 11).all() and scaled[name].std() > 0.2
+        assert (raw[name] >= low - 1e-6).all() and (raw[name] <= high + 1e-6).all()
 
 
 def test_models_that_cannot_are_told_which_can(tmp_path):

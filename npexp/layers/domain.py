@@ -4,14 +4,16 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from npexp.errors import ConfigError
+from npexp.errors import ConfigError, DataError
+
+BEYOND = 0.75  # how far inputs may lie outside [-2, 2]: from 0.75 on, periodic features take one end for the other
 
 
 class Domain(nn.Module):
-    """Maps a box of inputs to [-2, 2]^dx, for layers with places or frequencies of their own. Inputs outside are fine.
+    """Maps a box of inputs to [-2, 2]^dx, for layers with places or frequencies of their own.
 
     Args:
         dx: input size.
@@ -23,21 +25,44 @@ class Domain(nn.Module):
 
     def __init__(self, dx: int, domain: Sequence[float] | None = None):
         super().__init__()
-        self.automatic = domain is None
-        ends = (-2.0, 2.0) if domain is None else tuple(domain)
-        if len(ends) != 2 or not -math.inf < ends[0] < ends[1] < math.inf:
-            raise ConfigError(f"expected a domain (low, high) with low < high, got {ends}: correct it")
-        self.register_buffer("centre", torch.full((dx,), sum(ends) / 2))
-        self.register_buffer("unit", torch.full((dx,), (ends[1] - ends[0]) / 4))
+        try:
+            low, high = (-2.0, 2.0) if domain is None else map(float, domain)
+        except (TypeError, ValueError):
+            low, high = math.nan, math.nan
+        if not -math.inf < low < high < math.inf:
+            raise ConfigError(f"expected a domain (low, high) of numbers with low < high, got {domain}: correct it")
+        self.register_buffer("centre", torch.full((dx,), (low + high) / 2))
+        self.register_buffer("unit", torch.full((dx,), (high - low) / 4))
+        self.register_buffer("known", torch.tensor(domain is not None))
 
     @torch.no_grad()
     def adapt(self, x: Float[Tensor, "n dx"]) -> None:
-        """Takes the range of these inputs, where no domain was given."""
-        if self.automatic and len(x):
+        """Takes the range of these inputs, where no domain was given and none was taken before."""
+        if not bool(self.known) and len(x):
             low, high = x.amin(0).to(self.centre), x.amax(0).to(self.centre)
             self.centre.copy_((low + high) / 2)
             self.unit.copy_(torch.where(high > low, (high - low) / 4, self.unit))
+            self.known.fill_(True)
 
-    def forward(self, x: Float[Tensor, "b n dx"]) -> Float[Tensor, "b n dx"]:
-        """In the dtype of x."""
-        return (x - self.centre.to(x.dtype)) / self.unit.to(x.dtype)
+    def forward(
+        self, kind: str, x: Float[Tensor, "b n dx"], mask: Bool[Tensor, "b n"] | None = None
+    ) -> Float[Tensor, "b n dx"]:
+        """The inputs in units of the domain, in the dtype of x; padding may lie anywhere.
+
+        Raises:
+            DataError: an input too far outside.
+        """
+        scaled = (x - self.centre.to(x.dtype)) / self.unit.to(x.dtype)
+        if torch.compiler.is_exporting():  # a graph cannot look
+            return scaled
+        outside = scaled.detach().abs() > 2 + BEYOND
+        if mask is not None:
+            outside = outside & mask[..., None]
+        if bool(outside.any()):
+            found, axis = float(x[outside][0]), int(outside.nonzero()[0, 2])
+            ends = [float(self.centre[axis] + side * self.unit[axis]) for side in (-2, 2)]
+            raise DataError(
+                f"{kind} x = {found:g} lies far outside the domain [{ends[0]:g}, {ends[1]:g}], where this model knows "
+                "nothing: build it with domain=(low, high) of all inputs, or train it on them"
+            )
+        return scaled

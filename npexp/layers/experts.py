@@ -11,10 +11,10 @@ class Experts(NamedTuple):
     """Normal predictions of k experts for each output, and how much to believe them.
 
     Args:
-        logits: unnormalised, `[b, 1, dy, k]`.
+        logits: unnormalised, `[b, 1, dy, k]`, or `[b, n, dy, k]` once each target has its own.
         means: `[b, n, dy, k]`.
         log_stddevs: `[b, n, dy, k]`.
-        log_scales: logs of their noise, `[b, 1, dy, k]`.
+        log_scales: logs of their noise, widened by their misfit, `[b, 1, dy, k]`.
         rows: of a factor of the covariance of targets in units of the noise, the same for all outputs,
             `[b, k, n, m]`; None where nobody asked.
         mean: of the mixture, `[b, n, dy]`.
@@ -56,4 +56,4 @@ class ExpertTokens(nn.Module):
         mean, log_stddev = experts.mean[..., None], experts.log_stddev[..., None]
         away = ((experts.means - mean) / log_stddev.exp()).clamp(-8, 8)
         told = torch.cat([away, experts.log_stddevs - log_stddev, mean, log_stddev], -1)
-        return self.embed(told.flatten(2))
+        return self.embed(told.flatten(2).to(self.embed.weight.dtype))

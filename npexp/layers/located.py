@@ -40,7 +40,7 @@ class LocatedMemory(nn.Module):
         basis: waves of x, for the embeddings.
         dx: input size.
         dy: output size.
-        num_locations: m; a lattice at first where it is a power of dx, else spread evenly.
+        num_locations: m; a lattice at first where it is a dx-th power, else spread evenly.
         num_widths: k.
         dz: width of the tokens.
     """

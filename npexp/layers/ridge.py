@@ -15,8 +15,13 @@ from npexp.layers.moments import Moments, moments, symmetric
 from npexp.ops.gaussian import full_precision
 from npexp.ops.ridge import ridge, ridge_rows
 
-MAX_LOG_SCALE = 4.0  # of prior standard deviations over the noise's: bounds the condition of a system by e^8 n
-MIN_LOG_NOISE = -4.6
+# Prior standard deviations over the noise's are at most e^4, which bounds the condition of a system by
+# 1 + e^8 n |phi|^2, and at least e^-20, where a weight matters to nobody and its gradients are about to leave float32.
+MAX_LOG_SCALE, MIN_LOG_SCALE = 4.0, -20.0
+MIN_LOG_NOISE = -4.6  # 0.01
+LONG = 1000  # points above which training solves in float64 too
+FALLS = (-1.4, -0.4)  # log10 of the initial decay of log-amplitudes with the frequency: lengthscales of 0.06 to 0.6
+ROUGHEST = 36.0  # of 64 waves; what networks in their place are taken for
 MIN_LOG_WEIGHT = -20.0  # of a head by evidence: less is hopeless
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 CODE = 8  # numbers by which an inferred prior differs from a mixture of the learned ones
@@ -85,17 +90,18 @@ class Solved(NamedTuple):
 class RidgeMemory(nn.Module):
     """G = sum phi phi', S = sum phi y' and a few scalars: exact inserts and deletes; inference happens at reading.
 
-    `num_heads` learned priors are solved and weighed by their evidences. From these and the residuals a network infers
+    `num_priors` learned priors are solved and weighed by their evidences. From these and the residuals a network infers
     `num_refined` better priors, and these are solved too. All heads share the one state, so that more of them cost
     computing only. Solving takes O(k m^3), reading O(k m^2) per target.
 
-    Sums are float64. So are solutions where no gradient is needed; in training they have the model's precision. Sums in
-    float32 are known up to about 1e-7 trace(G), and priors so wide that this would matter are narrowed.
+    Sums are float64. So are solutions, except in training on contexts of up to 1,000 points, where they have the
+    model's precision. Sums in float32 are known up to about 1e-7 trace(G), and priors so wide that this would matter
+    are narrowed; removing most of very many points leaves their rounding behind.
 
     Args:
         basis: phi.
         dy: output size.
-        num_heads: learned priors.
+        num_priors: learned priors.
         num_refined: inferred priors.
         dz: width of the code.
         dim_hidden: hidden width of the two networks over evidences.
@@ -109,7 +115,7 @@ class RidgeMemory(nn.Module):
         self,
         basis: Basis,
         dy: int,
-        num_heads: int = 6,
+        num_priors: int = 6,
         num_refined: int = 3,
         dz: int = 64,
         dim_hidden: int = 128,
@@ -120,16 +126,16 @@ class RidgeMemory(nn.Module):
         super().__init__()
         if accumulate not in DTYPES:
             raise UnknownNameError("dtype", accumulate, DTYPES)
-        h, r = at_least("num_heads", num_heads, 1), at_least("num_refined", num_refined, 0)
+        h, r = at_least("num_priors", num_priors, 1), at_least("num_refined", num_refined, 0)
         self.basis, self.num_refined, self.misfit, self.accumulate = basis, r, misfit, DTYPES[accumulate]
-        self.num_heads = h + r
+        self.num_experts = h + r
         self.groups = 1 if shared_noise else dy
-        # heads differ in how fast amplitudes fall with the frequency: from rough functions to smooth ones
+        # priors start from rough functions to smooth ones, with amplitudes of order 1 and a noise of 0.1
         if basis.kind == "fourier":
             roughness = basis.frequencies.detach().norm(dim=-1).repeat(2)[: basis.m - 1]
         else:
-            roughness = torch.linspace(0, 36, basis.m - 1)  # of networks' outputs, as they will learn it
-        fall = torch.logspace(-1.4, -0.4, h)[:, None] * roughness
+            roughness = torch.linspace(0, ROUGHEST, basis.m - 1)  # of networks' outputs, as they will learn it
+        fall = torch.logspace(*FALLS, h)[:, None] * roughness
         start = torch.cat([-1.0 - fall, torch.full((h, 1), -0.7)], -1)
         self.log_amplitude = nn.Parameter(start.repeat(self.groups, 1, 1))
         self.log_noise = nn.Parameter(torch.full((self.groups, h), 0.1).log())
@@ -138,8 +144,8 @@ class RidgeMemory(nn.Module):
         if r:
             self.infer = zero_end(mlp(known + h * per_head, dim_hidden, r * (CODE + 1 + h), 3, "gelu"))
             self.directions = nn.Parameter(0.1 * torch.randn(r, CODE, basis.m))
-        self.gate = zero_end(mlp(known + self.num_heads * per_head, dim_hidden, self.num_heads, 2, "gelu"))
-        self.tell = mlp(known + self.num_heads * per_head, dim_hidden, dz, 2, "gelu")
+        self.gate = zero_end(mlp(known + self.num_experts * per_head, dim_hidden, self.num_experts, 2, "gelu"))
+        self.tell = mlp(known + self.num_experts * per_head, dim_hidden, dz, 2, "gelu")
 
     def pool(
         self, x: Float[Tensor, "b n dx"], y: Float[Tensor, "b n dy"], mask: Bool[Tensor, "b n"] | None = None
@@ -160,16 +166,16 @@ class RidgeMemory(nn.Module):
                 bank = bank.plus(_posterior(sums, *self._refined(sums, bank)))
             seen = self._seen(sums, bank)
             logits = bank.log_weights + self.gate(seen)
-            return Solved(sums.gram, bank, logits, self.tell(seen).unflatten(0, (b, -1)).sum(1))
+            return Solved(sums.gram, bank, logits, self.tell(seen).unflatten(0, (b, self.groups)).sum(1))
 
     def read(self, solved: Solved, x: Float[Tensor, "b n dx"], rows: bool = False) -> Experts:
         """What each head predicts at x, in the model's dtype: O(n k m^2); with the rows of its covariance if asked."""
         bank, p = solved.bank, self.groups
         with full_precision(x):
             phi = self.basis(x.to(bank.weights.dtype)).repeat_interleave(p, 0)
-            means = (phi @ bank.weights.movedim(1, -1).flatten(2)).unflatten(-1, (-1, self.num_heads))  # [g, n, o, k]
+            means = (phi @ bank.weights.movedim(1, -1).flatten(2)).unflatten(-1, (-1, self.num_experts))  # [g, n, o, k]
             # L^-1 is at most 1, so that variances need no more digits than the model has; means do
-            narrow = (v.to(self.log_noise.dtype) for v in (bank.scale, bank.whiten, phi))
+            narrow = (v.to(self.precision) for v in (bank.scale, bank.whiten, phi))
             factor = ridge_rows(solved.gram, *narrow)  # [g, k, n, m]
             variance = factor.square().sum(-1).mT[:, :, None]  # [g, n, 1, k], in units of the noise
             log_scales = bank.log_noise[:, None].expand_as(bank.error.mT)
@@ -179,16 +185,22 @@ class RidgeMemory(nn.Module):
             logits = solved.logits[:, None, None].expand_as(log_scales)
 
             def by_output(v: Tensor) -> Tensor:
-                return v.unflatten(0, (-1, p)).movedim(1, 2).flatten(2, 3).to(self.log_noise.dtype)
+                return v.unflatten(0, (x.shape[0], p)).movedim(1, 2).flatten(2, 3).to(self.precision)
 
             found = (by_output(v) for v in (logits, means, log_scales + 0.5 * variance.log1p(), log_scales))
             return Experts.weigh(*found, factor if rows else None)
 
+    @property
+    def precision(self) -> torch.dtype:
+        """That of the model, or float32 where it has less."""
+        return torch.promote_types(self.log_noise.dtype, torch.float32)
+
     def _sums(self, state: Moments) -> Sums:
         """The state in the precision of the solution, outputs with priors of their own in the place of tasks."""
-        exact = state.gram.dtype if state.gram.device.type == "mps" else torch.float64
-        dtype = self.log_noise.dtype if torch.is_grad_enabled() else exact
-        p, b = self.groups, state.count.shape[0]
+        dtype, p, b = self.precision, self.groups, state.count.shape[0]
+        fast = self.training and torch.is_grad_enabled() and not bool((state.count > LONG).any())
+        if not fast and state.gram.device.type != "mps":
+            dtype = torch.float64
         gram = symmetric(state.gram, self.basis.m).repeat_interleave(p, 0)
         rounding = (torch.finfo(gram.dtype).eps * gram.diagonal(dim1=-2, dim2=-1).sum(-1)).to(dtype)[:, None, None]
         cross = state.cross.to(dtype).unflatten(-1, (p, -1)).movedim(2, 1).flatten(0, 1)
@@ -215,9 +227,11 @@ class RidgeMemory(nn.Module):
 
 
 def _posterior(sums: Sums, log_amplitude: Tensor, log_noise: Tensor) -> Bank:
-    log_noise = log_noise.clamp_min(MIN_LOG_NOISE)
+    log_noise = MIN_LOG_NOISE + softplus(
+        log_noise - MIN_LOG_NOISE, beta=10
+    )  # a floor that still lets gradients through
     excess = log_amplitude - log_noise[..., None]
-    scale = (MAX_LOG_SCALE - softplus(MAX_LOG_SCALE - excess)).exp()
+    scale = (MAX_LOG_SCALE - softplus(MAX_LOG_SCALE - excess)).clamp_min(MIN_LOG_SCALE).exp()
     scale = scale * (1 + sums.rounding * scale.square()).rsqrt()  # a prior so narrow that G + D^-2 is positive definite
     weights, log_det, whiten = ridge(sums.gram, sums.cross, scale)
     left = (sums.square[:, None] - (sums.cross[:, None] * weights).sum(-2)).clamp_min(0)

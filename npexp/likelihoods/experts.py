@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from npexp.errors import ConfigError, UnknownNameError
 from npexp.layers.experts import Experts
 from npexp.layers.mlp import mlp, zero_end
+from npexp.likelihoods.base import Likelihood
 from npexp.likelihoods.gaussian import DiagonalGaussian, check_floor
 from npexp.likelihoods.lowrank import LowRankGaussian
 from npexp.likelihoods.mixture import SetMixture
@@ -18,7 +19,7 @@ Law = Literal["mixture", "anchored", "joint"]
 
 
 class ExpertHead(nn.Module):
-    """A network over targets whose last layer starts at zero: at first the experts' own law.
+    """A network over targets whose last layer starts at zero: corrections of 0 to what the experts say.
 
     Args:
         dz: width of the features.
@@ -49,7 +50,10 @@ class ExpertHead(nn.Module):
 
 
 class MixtureHead(ExpertHead):
-    """A mixture of the experts and of one free normal, with weights of each target's own."""
+    """A mixture of the experts and of one free normal, with weights of each target's own.
+
+    The free normal starts at the experts' moments, with a weight of 0.27.
+    """
 
     own = 3
 
@@ -73,14 +77,15 @@ class AnchoredHead(ExpertHead):
         shift, scale, gates = self.corrections(h).split([1, 1, experts.means.shape[-1]], -1)
         experts = experts.reweighed(gates)
         mean = experts.mean + experts.log_stddev.exp() * shift[..., 0]
-        return DiagonalGaussian(mean, self.min_stddev + (experts.log_stddev + scale[..., 0]).clamp(-7, 3).exp())
+        return DiagonalGaussian(mean, self.min_stddev + (experts.log_stddev + scale[..., 0]).exp())
 
 
 class JointHead(ExpertHead):
     """A mixture over whole sets of the experts' joint normal laws.
 
     Every expert is a linear regression, whose posterior makes targets jointly normal. The network shifts means and
-    stretches noise and covariance of each target, which keeps the law consistent; weights are the set's.
+    stretches noise and covariance of each target, which keeps the law consistent; weights are the set's. Outputs of a
+    target depend on each other through the choice of the expert only.
     """
 
     joint = True
@@ -100,6 +105,14 @@ class JointHead(ExpertHead):
 HEADS: dict[str, type[ExpertHead]] = {"mixture": MixtureHead, "anchored": AnchoredHead, "joint": JointHead}
 
 
+def check_law(law: str, likelihood: Likelihood | None) -> None:
+    """Raises where a law is unknown, or is asked for beside a likelihood that takes its place."""
+    if law not in HEADS:
+        raise UnknownNameError("law", law, HEADS)
+    if likelihood is not None and law != "mixture":
+        raise ConfigError(f"a likelihood takes the place of the experts' law: give it, or law '{law}', not both")
+
+
 def expert_head(
     law: Law, dz: int, dim_hidden: int, dy: int, num_experts: int, min_stddev: float, shared: bool
 ) -> ExpertHead:
@@ -115,11 +128,8 @@ def expert_head(
         shared: whether outputs share the experts' weights, which a joint law needs.
 
     Raises:
-        UnknownNameError: no such law.
         ConfigError: a joint law of outputs that are weighed apart.
     """
-    if law not in HEADS:
-        raise UnknownNameError("law", law, HEADS)
     if HEADS[law].joint and not shared and dy > 1:
         raise ConfigError("law 'joint' chooses one expert for all outputs: set shared_noise to True")
     return HEADS[law](dz, dim_hidden, dy, num_experts, min_stddev)

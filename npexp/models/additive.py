@@ -1,6 +1,7 @@
 """Models whose state is a plain sum over points: whatever sums allow, states do."""
 
 from abc import abstractmethod
+from numbers import Real
 from typing import Any
 
 import torch
@@ -9,8 +10,6 @@ from torch import Tensor
 from npexp.errors import ConfigError, DataError, ShapeError
 from npexp.models.base import NeuralProcess, Points, State
 from npexp.ops.tree import tensors, tree_map
-
-LOST = 1e-3  # points that decay may have taken before removal is refused
 
 
 class AdditiveNeuralProcess(NeuralProcess):
@@ -34,7 +33,7 @@ class AdditiveNeuralProcess(NeuralProcess):
         """
         _check(a), _check(b)
         if a.n.shape != b.n.shape:
-            raise ShapeError(f"expected states of as many tasks, got {len(a.n)} and {len(b.n)}: merge task by task")
+            raise ShapeError(f"expected states of as many tasks, got {len(a.n)} and {len(b.n)}: encode the same tasks")
         sizes = [[list(sums.shape) for sums in tensors(state.summary)] for state in (a, b)]
         if sizes[0] != sizes[1]:
             raise ShapeError(
@@ -55,9 +54,13 @@ class AdditiveNeuralProcess(NeuralProcess):
             ConfigError: another gamma.
         """
         _check(state)
-        if not (isinstance(gamma, int | float) and 0 < gamma <= 1):
-            raise ConfigError(f"expected 0 < gamma <= 1, got {gamma!r}: 1 forgets nothing")
-        kept = tree_map(lambda sums: gamma * (sums if sums.is_floating_point() else sums.double()), state.summary)
+        if isinstance(gamma, bool) or not (isinstance(gamma, Real) and 0 < gamma <= 1):
+            raise ConfigError(
+                f"expected 0 < gamma <= 1, the share of every point that stays, got {gamma!r}: correct it"
+            )
+        kept = tree_map(
+            lambda sums: float(gamma) * (sums if sums.is_floating_point() else sums.double()), state.summary
+        )
         return state._replace(summary=kept)
 
     def remove(self, state: State, x: Tensor, y: Tensor, mask: Tensor | None = None) -> State:
@@ -68,8 +71,8 @@ class AdditiveNeuralProcess(NeuralProcess):
         """
         _check(state)
         held = self._mass(state.summary)
-        rounding = torch.finfo(held.dtype).eps * state.n if held.is_floating_point() else 0
-        if bool(((held - state.n).abs() > LOST + rounding).any()):
+        rounding = 8 * torch.finfo(held.dtype).eps * state.n if held.is_floating_point() else 0
+        if bool(((held - state.n).abs() > rounding).any()):
             raise DataError("this state has decayed, so nobody knows how much of a point is left: encode without it")
         return super().remove(state, x, y, mask)
 

@@ -17,18 +17,19 @@ class LPNP(AdditiveNeuralProcess):
 
     Points are pooled with Gaussian weights of several widths around m places, which keeps a plain sum per place and
     width; self-attention over places and the targets' reads are biased by distance. Points are added, removed, merged
-    and forgotten exactly. For images and fields with edges, where a ConvCNP would do too, but with places that follow
-    the data instead of a lattice.
+    and forgotten exactly. For images and fields with edges, where a ConvCNP would do too, but with learned
+    places instead of a lattice.
 
     Cost O(nc m num_widths) once, O(m^2 + nt m) per layer of `predict`; state O(m num_widths).
 
     Args:
         dx: input size.
         dy: output size.
-        num_locations: m, places; a lattice at first where it is a power of dx, else spread evenly.
+        num_locations: m, places; a lattice at first where it is a dx-th power, else spread evenly.
         num_widths: widths of the kernels around each place.
-        num_features: waves in the embeddings of x, and a constant.
-        domain: (low, high) of the inputs on every axis; None is measured on the first training tasks, [-2, 2] before.
+        num_features: one more than the waves in the embeddings of x.
+        domain: (low, high) of the inputs on every axis; None is measured by `adapt`, which `npexp fit` calls before the
+            first step, and [-2, 2] until then. Inputs further out than 0.19 of its width are refused.
         dz: width of the tokens.
         num_layers: layers.
         num_heads: attention heads.
@@ -62,16 +63,16 @@ class LPNP(AdditiveNeuralProcess):
         self._use_head(likelihood, dz, dim_head, 2)
 
     def adapt(self, x: Tensor) -> None:
-        """Takes the range of training inputs, where no domain was given."""
+        """Takes the range of training inputs, where no domain was given, once."""
         self.domain.adapt(x)
 
     def _encode(self, points: Points) -> Heaps:
-        return self.memory.pool(self.domain(points.x), points.y, points.mask)
+        return self.memory.pool(self.domain("context", points.x, points.mask), points.y, points.mask)
 
     def _mass(self, summary: Heaps) -> Tensor:
         return summary.count
 
     def _predict(self, state: State, xt: Tensor, mask_t: Tensor | None) -> Predictive:
-        x = self.domain(xt)
+        x = self.domain("target", xt, mask_t)
         h = self.stack(self.memory.tokens(state.summary), self.memory.places, self.memory.at(x), x)
         return self.head(h, mask_t)

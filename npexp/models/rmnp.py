@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from npexp.errors import at_least
 from npexp.layers.basis import Basis, Kind
 from npexp.layers.domain import Domain
 from npexp.layers.experts import ExpertTokens
@@ -13,7 +14,7 @@ from npexp.layers.mlp import FeedForward, mlp
 from npexp.layers.moments import Moments
 from npexp.layers.ridge import RidgeMemory
 from npexp.likelihoods import Likelihood, Predictive
-from npexp.likelihoods.experts import Law, expert_head
+from npexp.likelihoods.experts import Law, check_law, expert_head
 from npexp.models.additive import AdditiveNeuralProcess
 from npexp.models.base import Points, State
 
@@ -30,15 +31,16 @@ class RMNP(AdditiveNeuralProcess):
     Its core is a linear smoother: edges and jumps want `RMNPHybrid`. Features for a smooth function on a box of side a
     with lengthscale l number (a / l)^dx, so it is for one to three input dimensions, or for slowly varying functions.
 
-    Cost O(nc m^2) once, O(k m^3) per `predict`, O(nt k m^2) for its targets, with k = num_heads + num_refined priors.
+    Cost O(nc m^2) once, O(k m^3) per `predict`, O(nt k m^2) for its targets, with k = num_priors + num_refined experts.
 
     Args:
         dx: input size.
         dy: output size; the outputs of a point are observed together.
         num_features: m, a constant and waves of the inputs.
         basis: "fourier", "mlp" or "fourier_mlp".
-        domain: (low, high) of the inputs on every axis; None is measured on the first training tasks, [-2, 2] before.
-        num_heads: learned priors.
+        domain: (low, high) of the inputs on every axis; None is measured by `adapt`, which `npexp fit` calls before the
+            first step, and [-2, 2] until then. Inputs further out than 0.19 of its width are refused.
+        num_priors: learned priors.
         num_refined: priors inferred from these; 0 for none.
         dz: width of the network over targets.
         num_layers: its layers.
@@ -50,7 +52,7 @@ class RMNP(AdditiveNeuralProcess):
         misfit: whether experts that fit worse than they expect widen their laws.
         shared_noise: whether outputs share priors and noise; else each has its own, at dy times the cost of solving.
         accumulate: dtype of the state, "float64" or "float32".
-        likelihood: a head that sees the features only, in place of `law`.
+        likelihood: a head that sees the features only, in place of `law` and `min_stddev`.
     """
 
     cost = "nc m^2 + k m^3 + nt k m^2"
@@ -62,7 +64,7 @@ class RMNP(AdditiveNeuralProcess):
         num_features: int = 64,
         basis: Kind = "fourier",
         domain: Sequence[float] | None = None,
-        num_heads: int = 6,
+        num_priors: int = 6,
         num_refined: int = 3,
         dz: int = 64,
         num_layers: int = 2,
@@ -76,35 +78,37 @@ class RMNP(AdditiveNeuralProcess):
         likelihood: Likelihood | None = None,
     ):
         super().__init__(dx, dy)
+        at_least("num_layers", num_layers, 0)
         self.domain = Domain(dx, domain)
         self.basis = Basis(dx, num_features, basis)
         self.memory = RidgeMemory(
-            self.basis, dy, num_heads, num_refined, dz, dim_head, misfit, shared_noise, accumulate
+            self.basis, dy, num_priors, num_refined, dz, dim_head, misfit, shared_noise, accumulate
         )
-        self.tokens = ExpertTokens(dy, self.memory.num_heads, dz)
+        self.tokens = ExpertTokens(dy, self.memory.num_experts, dz)
         self.place = mlp(dx + num_features - 1, dz, dz, 2, "gelu")
         self.layers = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(dz), FeedForward(dz, dim_feedforward)) for _ in range(num_layers)
         )
         self.corrects = likelihood is None
+        check_law(law, likelihood)
         if self.corrects:
-            self.head = expert_head(law, dz, dim_head, dy, self.memory.num_heads, min_stddev, shared_noise)
+            self.head = expert_head(law, dz, dim_head, dy, self.memory.num_experts, min_stddev, shared_noise)
             self.joint = self.head.joint
         else:
             self._use_head(likelihood, dz, dim_head, 2)
 
     def adapt(self, x: Tensor) -> None:
-        """Takes the range of training inputs, where no domain was given."""
+        """Takes the range of training inputs, where no domain was given, once."""
         self.domain.adapt(x)
 
     def _encode(self, points: Points) -> Moments:
-        return self.memory.pool(self.domain(points.x), points.y, points.mask)
+        return self.memory.pool(self.domain("context", points.x, points.mask), points.y, points.mask)
 
     def _mass(self, summary: Moments) -> Tensor:
         return summary.count
 
     def _predict(self, state: State, xt: Tensor, mask_t: Tensor | None) -> Predictive:
-        x = self.domain(xt)
+        x = self.domain("target", xt, mask_t)
         solved = self.memory.solve(state.summary)
         experts = self.memory.read(solved, x, rows=self.corrects and self.joint)
         h = self.tokens(experts) + solved.code[:, None] + self.place(torch.cat([x, self.basis.waves(x)], -1))

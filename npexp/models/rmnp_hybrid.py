@@ -12,7 +12,7 @@ from npexp.layers.located import Heaps, LocatedMemory, LocatedStack
 from npexp.layers.moments import Moments
 from npexp.layers.ridge import RidgeMemory
 from npexp.likelihoods import Likelihood, Predictive
-from npexp.likelihoods.experts import Law, expert_head
+from npexp.likelihoods.experts import Law, check_law, expert_head
 from npexp.models.additive import AdditiveNeuralProcess
 from npexp.models.base import Points, State
 
@@ -37,10 +37,11 @@ class RMNPHybrid(AdditiveNeuralProcess):
         dy: output size.
         num_features: m, a constant and waves of the inputs.
         basis: "fourier", "mlp" or "fourier_mlp".
-        domain: (low, high) of the inputs on every axis; None is measured on the first training tasks, [-2, 2] before.
-        num_experts: learned priors.
+        domain: (low, high) of the inputs on every axis; None is measured by `adapt`, which `npexp fit` calls before the
+            first step, and [-2, 2] until then. Inputs further out than 0.19 of its width are refused.
+        num_priors: learned priors.
         num_refined: priors inferred from these; 0 for none.
-        num_locations: places; a lattice at first where it is a power of dx, else spread evenly.
+        num_locations: places; a lattice at first where it is a dx-th power, else spread evenly.
         num_widths: widths of the kernels around each place.
         dz: width of the tokens.
         num_layers: layers over places and targets.
@@ -52,7 +53,7 @@ class RMNPHybrid(AdditiveNeuralProcess):
         misfit: whether experts that fit worse than they expect widen their laws.
         shared_noise: whether outputs share priors and noise.
         accumulate: dtype of the moments, "float64" or "float32".
-        likelihood: a head that sees the features only, in place of `law`.
+        likelihood: a head that sees the features only, in place of `law` and `min_stddev`.
     """
 
     cost = "nc (m^2 + l) + k m^3 + l^2 + nt (k m^2 + l)"
@@ -64,7 +65,7 @@ class RMNPHybrid(AdditiveNeuralProcess):
         num_features: int = 64,
         basis: Kind = "fourier",
         domain: Sequence[float] | None = None,
-        num_experts: int = 4,
+        num_priors: int = 4,
         num_refined: int = 2,
         num_locations: int = 24,
         num_widths: int = 8,
@@ -83,30 +84,31 @@ class RMNPHybrid(AdditiveNeuralProcess):
         super().__init__(dx, dy)
         self.domain = Domain(dx, domain)
         features = Basis(dx, num_features, basis)
-        self.ridge = RidgeMemory(features, dy, num_experts, num_refined, dz, dim_head, misfit, shared_noise, accumulate)
+        self.ridge = RidgeMemory(features, dy, num_priors, num_refined, dz, dim_head, misfit, shared_noise, accumulate)
         self.located = LocatedMemory(features, dx, dy, num_locations, num_widths, dz)
-        self.tokens = ExpertTokens(dy, self.ridge.num_heads, dz)
+        self.tokens = ExpertTokens(dy, self.ridge.num_experts, dz)
         self.stack = LocatedStack(self.located.step, num_layers, dz, num_heads, dim_feedforward)
         self.corrects = likelihood is None
+        check_law(law, likelihood)
         if self.corrects:
-            self.head = expert_head(law, dz, dim_head, dy, self.ridge.num_heads, min_stddev, shared_noise)
+            self.head = expert_head(law, dz, dim_head, dy, self.ridge.num_experts, min_stddev, shared_noise)
             self.joint = self.head.joint
         else:
             self._use_head(likelihood, dz, dim_head, 2)
 
     def adapt(self, x: Tensor) -> None:
-        """Takes the range of training inputs, where no domain was given."""
+        """Takes the range of training inputs, where no domain was given, once."""
         self.domain.adapt(x)
 
     def _encode(self, points: Points) -> HybridSums:
-        x = self.domain(points.x)
+        x = self.domain("context", points.x, points.mask)
         return HybridSums(self.ridge.pool(x, points.y, points.mask), self.located.pool(x, points.y, points.mask))
 
     def _mass(self, summary: HybridSums) -> Tensor:
         return summary.ridge.count
 
     def _predict(self, state: State, xt: Tensor, mask_t: Tensor | None) -> Predictive:
-        x, z = self.domain(xt), self.located.places
+        x, z = self.domain("target", xt, mask_t), self.located.places
         solved = self.ridge.solve(state.summary.ridge)
         experts = self.ridge.read(solved, x, rows=self.corrects and self.joint)
         at_places = self.tokens(self.ridge.read(solved, z.expand(x.shape[0], -1, -1)))

@@ -147,7 +147,10 @@ def _over_k(left: Tensor, right: Tensor) -> Tensor:
 
 def _flush(gradient: Tensor) -> Tensor:
     """Zeros where float32 sums would not notice: products of tiny numbers are denormal, a hundred times slower."""
-    return torch.where(gradient.abs() > NEGLIGIBLE * gradient.abs().amax(), gradient, 0.0)
+    if not gradient.numel():
+        return gradient
+    # not the other way round: NaN is no less than anything, and has to be seen
+    return torch.where(gradient.abs() < NEGLIGIBLE * gradient.abs().amax(), 0.0, gradient)
 
 
 def _symmetric(a: Tensor) -> Tensor:
@@ -168,8 +171,8 @@ def _solve(gram: Tensor, cross: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, 
         return z, log_det, whiten
     if g.dtype == torch.float64 or g.device.type == "mps":
         raise DivergenceError(
-            "a ridge system has no solution: its moments or priors are not finite, or not moments of any data; check "
-            "the data, and lower the learning rate where this happens in training"
+            "a ridge system has no solution: its moments are not finite, or of no data at all, as when points were "
+            "removed that had never been there; check the data, and in training lower the learning rate"
         )
     z, log_det, whiten = (v.to(scale.dtype) for v in _solve(gram.double(), cross.double(), scale.double()))
     return z, log_det, whiten

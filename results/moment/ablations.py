@@ -26,7 +26,7 @@ PLAIN = ["likelihood=npexp.likelihoods.Gaussian", "likelihood.init_args.min_stdd
 SETTINGS: dict[str, list[str]] = {
     "full": [],
     "no second pass": ["num_refined=0"],
-    "9 fixed heads": ["num_heads=9", "num_refined=0"],
+    "9 fixed heads": ["num_priors=9", "num_refined=0"],
     "law anchored": ["law=anchored"],
     "law joint": ["law=joint"],
     "law plain": PLAIN,
@@ -37,9 +37,9 @@ SETTINGS: dict[str, list[str]] = {
     "32 features": ["num_features=32"],
     "48 features": ["num_features=48"],
     "96 features": ["num_features=96"],
-    "2 + 1 heads": ["num_heads=2", "num_refined=1"],
-    "4 + 2 heads": ["num_heads=4", "num_refined=2"],
-    "8 + 4 heads": ["num_heads=8", "num_refined=4"],
+    "2 + 1 heads": ["num_priors=2", "num_refined=1"],
+    "4 + 2 heads": ["num_priors=4", "num_refined=2"],
+    "8 + 4 heads": ["num_priors=8", "num_refined=4"],
     "accumulate float32": ["accumulate=float32"],
 }
 

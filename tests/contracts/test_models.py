@@ -47,7 +47,7 @@ def test_sums_as_claimed(name, untyped):
         with pytest.raises(ShapeError, match=why):
             model.merge(state, other)
     for gamma in (0, -0.5, 1.01, float("nan"), "0.5"):
-        with pytest.raises(ConfigError, match="expected 0 < gamma <= 1, got"):
+        with pytest.raises(ConfigError, match="expected 0 < gamma <= 1"):
             model.decay(state, gamma)
     with pytest.raises(DataError, match="has decayed"):
         model.remove(model.decay(state, 0.9), t.xc, t.yc)

@@ -11,7 +11,7 @@ from npexp.errors import ConfigError, UnknownNameError
 from npexp.layers.basis import Basis
 from npexp.layers.ridge import MIN_LOG_WEIGHT, RidgeMemory
 from npexp.likelihoods import DiagonalGaussian, LowRankGaussian, SetMixture
-from npexp.likelihoods.experts import expert_head
+from npexp.likelihoods.experts import check_law, expert_head
 from npexp.ops.tree import tree_map
 
 B, NC, NT, DY, K, DZ, M = 2, 6, 4, 2, 3, 5, 7
@@ -186,7 +186,7 @@ def test_corrections_shift_and_stretch():
 
 def test_impossible_heads(untyped):
     with pytest.raises(UnknownNameError, match="unknown law 'joined'; did you mean 'joint'"):
-        expert_head("joined", DZ, 8, DY, K, FLOOR, True)
+        check_law("joined", None)
     with pytest.raises(ConfigError, match="set shared_noise to True"):
         expert_head("joint", DZ, 8, DY, K, FLOOR, False)
     assert expert_head("joint", DZ, 8, 1, K, FLOOR, False).joint
