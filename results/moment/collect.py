@@ -25,10 +25,9 @@ def main() -> None:
     table, data = Table(args.table, key=("name", "seed", "steps", "lr")), npexp.build_data("gp_rbf")
     for run in args.runs:
         found = json.loads((run / "test_metrics.json").read_text())
-        facts = {"name": found["model"], "seed": found["seed"], "steps": found["steps"], "lr": LR}
-        if not table.has(**facts):
-            net = npexp.load_predictor(run).model
-            table.add(row(found["model"], found, net, data, **facts))
+        name, facts = found["model"], {"seed": found["seed"], "steps": found["steps"], "lr": LR}
+        if not table.has(name=name, **facts):
+            table.add(row(name, found, npexp.load_predictor(run).model, data, **facts))
 
 
 if __name__ == "__main__":
