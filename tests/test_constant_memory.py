@@ -19,7 +19,7 @@ def stream(n, chunk=1000):
         x = torch.linspace(-2, 2, chunk) + 1e-6 * i
         yield x, x.sin()
 
-predictor.condition(stream(2000))   # warm-up: thread pools, workspaces
+predictor.predict(predictor.condition(stream(2000)), torch.zeros(1))   # warm-up: thread pools, workspaces
 before = peak()
 state = predictor.condition(stream(int(sys.argv[2]), int(sys.argv[3])))
 assert predictor.predict(state, torch.zeros(1)).mean.isfinite().all() and int(state.n) == int(sys.argv[2])

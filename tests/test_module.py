@@ -103,7 +103,7 @@ def test_a_domain_is_found_once_and_for_all(tmp_path):
 
     def module(seed=0, **settings):
         torch.manual_seed(seed)
-        small = {"num_features": 8, "dz": 8, "num_layers": 1, "dim_feedforward": 8, "num_heads": 2}
+        small = {"num_features": 8, "dz": 8, "num_layers": 1, "dim_feedforward": 8, "num_priors": 2}
         return npexp.NPModule(npexp.build("rmnp", dx=1, dy=1, **small, **settings))
 
     unbroken = module()

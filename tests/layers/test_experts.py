@@ -37,9 +37,11 @@ def test_moments_of_the_mixture():
 def test_tokens_are_relative_to_the_mixture():
     found, tokens = experts(), ExpertTokens(DY, K, 7)
     assert tokens.embed.in_features == 2 * DY * (K + 1)
-    tokens.embed = nn.Identity()
+    with torch.no_grad():  # the identity
+        tokens.embed = nn.Linear(2 * DY * (K + 1), 2 * DY * (K + 1), bias=False, dtype=found.means.dtype)
+        tokens.embed.weight.copy_(torch.eye(2 * DY * (K + 1)))
     found = found._replace(means=found.means + torch.tensor([0.0, 0.0, 1e3]))  # beyond all reason
-    told = tokens(found).view(B, N, DY, 2 * K + 2).numpy()
+    told = tokens(found).detach().view(B, N, DY, 2 * K + 2).numpy()
     mean, log_stddev = found.mean.numpy()[..., None], found.log_stddev.numpy()[..., None]
     np.testing.assert_allclose(told[..., :K], np.clip((found.means.numpy() - mean) / np.exp(log_stddev), -8, 8))
     assert (told[..., K - 1] == 8).all()
