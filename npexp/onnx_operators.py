@@ -8,6 +8,8 @@ import onnxscript
 import torch
 from onnxscript import opset18 as op
 
+from npexp.errors import UnsupportedError
+
 DOMAIN = "npexp"
 BLOCK = 16  # rows that are eliminated one by one; what remains of a factorisation is matrix products
 CHOLESKY, TRIANGULAR = "Cholesky", "TriangularSolve"
@@ -32,14 +34,14 @@ def logsumexp(x: Any, dim: Sequence[int], keepdim: bool = False) -> Any:
 def cholesky_ex(a: Any, upper: bool = False, check_errors: bool = False) -> tuple[Any, Any]:
     """A call of `cholesky`. Where there is no factor it holds NaN, and nobody is told."""
     if upper:
-        raise NotImplementedError("upper factors are not translated")
+        raise UnsupportedError("upper factors are not translated")
     return _call(CHOLESKY, a), op.Constant(value_int=0)
 
 
 def solve_triangular(a: Any, b: Any, upper: bool, left: bool = True, unitriangular: bool = False) -> Any:
     """A call of `triangular`."""
     if upper or not left or unitriangular:
-        raise NotImplementedError("of triangular systems only A X = B with a lower A are translated")
+        raise UnsupportedError("of triangular systems only A X = B with a lower A are translated")
     return _call(TRIANGULAR, a, b)
 
 
