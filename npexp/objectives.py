@@ -5,9 +5,10 @@ Every objective is in nats per target and output channel, averaged over tasks, s
 latent variable sees every point once all the same.
 """
 
+import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch.distributions import Normal, kl_divergence
 
 from npexp.batch import TaskBatch, real
 from npexp.errors import UnknownNameError, UnsupportedError
+from npexp.layers.penalty import collect_penalties
 from npexp.likelihoods.base import hide_padding
 from npexp.models.base import NeuralProcess, State
 from npexp.models.bootstrap import BootstrapNeuralProcess
@@ -32,6 +34,24 @@ class Loss(NamedTuple):
 Objective = Callable[[NeuralProcess, TaskBatch, int, bool], Loss]
 
 
+def _with_penalties(objective: Callable[..., Loss]) -> Callable[..., Loss]:
+    """The objective plus what the model's layers add to a training loss."""
+
+    @functools.wraps(objective)
+    def penalised(net: NeuralProcess, *args: Any, **kwargs: Any) -> Loss:
+        if not net.training:
+            return objective(net, *args, **kwargs)
+        with collect_penalties() as terms:
+            loss = objective(net, *args, **kwargs)
+        if not terms:
+            return loss
+        penalty = torch.stack(terms).sum()
+        return Loss(loss.total + penalty, {**loss.parts, "penalty": penalty.detach()})
+
+    return penalised
+
+
+@_with_penalties
 def loglik(net: NeuralProcess, batch: TaskBatch, num_samples: int, include_context: bool = False) -> Loss:
     """Minus the joint log-likelihood of the targets given the context (Garnelo et al. 2018a).
 
@@ -51,6 +71,7 @@ def loglik(net: NeuralProcess, batch: TaskBatch, num_samples: int, include_conte
     return Loss(-score, {"loglik_joint": score.detach()})
 
 
+@_with_penalties
 def elbo(net: NeuralProcess, batch: TaskBatch, num_samples: int, include_context: bool = False) -> Loss:
     """Minus the evidence lower bound E_q[log p(yt | z, C)] - KL(q(z | C, T) || p(z | C)) (Garnelo et al. 2018b)."""
     state, prior, posterior = _latents(net, batch, "elbo")
@@ -62,6 +83,7 @@ def elbo(net: NeuralProcess, batch: TaskBatch, num_samples: int, include_context
     return Loss(kl - reconstruction, {"reconstruction": reconstruction.detach(), "kl": kl.detach()})
 
 
+@_with_penalties
 def importance_weighted(net: NeuralProcess, batch: TaskBatch, num_samples: int, include_context: bool = False) -> Loss:
     """Minus the importance-weighted bound log mean_s p(yt | z_s, C) p(z_s | C) / q(z_s | C, T) (Le et al. 2018).
 
@@ -81,6 +103,7 @@ def importance_weighted(net: NeuralProcess, batch: TaskBatch, num_samples: int, 
     return Loss(-total, parts)
 
 
+@_with_penalties
 def bootstrap(net: NeuralProcess, batch: TaskBatch, num_samples: int, include_context: bool = False) -> Loss:
     """Minus the log-likelihoods of the base and of the mixture over bootstraps, summed (Lee et al. 2020).
 
@@ -102,6 +125,7 @@ def bootstrap(net: NeuralProcess, batch: TaskBatch, num_samples: int, include_co
     return Loss(-base - mixture, {"loglik_base": base.detach(), "loglik_bootstrap": mixture.detach()})
 
 
+@_with_penalties
 def sequence(net: NeuralProcess, batch: TaskBatch, num_samples: int, include_context: bool = False) -> Loss:
     """Minus log p(y_1, ..., y_n) of context and targets as one sequence: every prefix is a context, in one pass.
 

@@ -55,8 +55,8 @@ class FeedForward(nn.Module):
         self.act = nn.GELU() if self.gated else ACTIVATIONS[activation]()
         self.down = nn.Linear(dim, dz)
 
-    def forward(self, h: Tensor) -> Tensor:
-        """`[..., dz]` to `[..., dz]`."""
+    def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`[..., dz]` to `[..., dz]`; the mask of real rows is for feed-forwards that count theirs."""
         h = self.up(h)
         if self.gated:
             value, gate = h.chunk(2, -1)

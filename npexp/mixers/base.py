@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from npexp.errors import ConfigError, UnknownNameError, UnsupportedError, suggest
 from npexp.layers.attention import check_heads
+from npexp.layers.mlp import Activation, FeedForward
 
 
 class Tokens(NamedTuple):
@@ -32,6 +33,7 @@ class Tokens(NamedTuple):
         pos: rank in the canonical order, `[b, n]`: 0 .. n-1 for context, half-integers for targets; None where the
             stack does not sort.
         seen: how many slots of the context each row may read, `[b, n]`; None for all. Mixers with `causal` heed it.
+        slot: which slot of the summarised context each row is itself, `[b, n]`, 0 .. n-1 in turn; None for targets.
     """
 
     h: Tensor
@@ -40,6 +42,7 @@ class Tokens(NamedTuple):
     n: Tensor
     pos: Tensor | None = None
     seen: Tensor | None = None
+    slot: Tensor | None = None
 
 
 class Site(NamedTuple):
@@ -66,10 +69,16 @@ class Mixer(nn.Module, ABC):
     """One layer's exchange of information.
 
     Class attributes are the traits, and the contract suite proves each of them:
+        family: what makes it cheap: "dense", "pattern", "latent", "kernel", "fixed" (length), "learned" (pattern),
+            "recurrent", "pooled" or "conditional".
+        paper: where it comes from, arXiv numbers.
+        published: time of a layer of n tokens in its paper.
+        exponent: power of nc that the time of a layer grows with here, at fixed settings.
         permutation_invariant: the summary does not depend on the order of the context, even unsorted.
         needs_order: the stack must bring the context into canonical order first.
         update: "stack" if `extend` equals a new summary through any number of layers, because every layer reads the
-            raw context; "layer" if it does so for one layer; "none" if the summary must be rebuilt.
+            raw context; "layer" if it does so for one layer; "local" if a point appended at the end of the order
+            changes one layer's output only at the last `reach` points; "none" if the summary must be rebuilt.
         removable: whether `retract` undoes `extend`.
         causal: whether `read` heeds `Tokens.seen`, so that points can be read in an order.
         translation_equivariant: sees where points are, and only through differences of their inputs, so that a model
@@ -78,22 +87,30 @@ class Mixer(nn.Module, ABC):
         contexts: wirings the mixer takes; "read" lets the context read the summary and move on to the next layer,
             "raw" gives every layer the embedded context. The first one is the default.
         cost: time of one layer in nc, nt, m, dz, h, constant factors left out.
+        dense_limit: settings under which this is dense attention with the weights of `self.attention`, if there are.
     """
 
+    family: str = ""
+    paper: str = ""
+    published: str = ""
+    exponent: float = 1.0
     permutation_invariant: bool = True
     needs_order: bool = False
-    update: Literal["stack", "layer", "none"] = "none"
+    update: Literal["stack", "layer", "local", "none"] = "none"
     removable: bool = False
     causal: bool = False
     translation_equivariant: bool = False
     state: Literal["constant", "grows"] = "constant"
     contexts: tuple[str, ...] = ("read", "raw")
     cost: str = ""
+    dense_limit: dict[str, Any] | None = None
 
     @classmethod
     def describe(cls) -> dict[str, Any]:
         """The traits as a plain dict."""
         return {
+            "family": cls.family,
+            "paper": cls.paper,
             "permutation_invariant": cls.permutation_invariant,
             "needs_order": cls.needs_order,
             "update": cls.update,
@@ -102,7 +119,9 @@ class Mixer(nn.Module, ABC):
             "translation_equivariant": cls.translation_equivariant,
             "constant_state": cls.state == "constant",
             "contexts": list(cls.contexts),
+            "published": cls.published,
             "cost": cls.cost,
+            "exponent": cls.exponent,
         }
 
     @property
@@ -117,6 +136,25 @@ class Mixer(nn.Module, ABC):
     @abstractmethod
     def read(self, q: Tokens, state: State) -> Tensor:
         """What each row of q draws from the summary, `[b, n, dz]`; row-wise in q."""
+
+    @property
+    def reach(self) -> int:
+        """Points at the end of the order whose output a point behind them may change, if `update` is "local"."""
+        raise UnsupportedError(f"{type(self).__name__} does not see its neighbours only")
+
+    def shorten(self, ctx: Tokens, state: State) -> Tokens:
+        """The context that reads the state and moves on to the next layer, for mixers that merge points on the way."""
+        return ctx
+
+    def feedforward(self, dz: int, dim: int, activation: Activation) -> nn.Module | None:
+        """The row-wise half of the mixer's layer, called with rows `[b, n, dz]` and their mask; None for none at all.
+
+        Args:
+            dz: width of the tokens.
+            dim: hidden width that the stack was given.
+            activation: that the stack was given.
+        """
+        return FeedForward(dz, dim, activation)
 
     def extend(self, state: State, new: Tokens, carry: Carry = None) -> tuple[State, Carry]:
         """The summary of old and new points together, from the old summary: O(new)."""

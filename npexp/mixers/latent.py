@@ -51,7 +51,7 @@ class _Latent(Mixer):
 
     def summarise(self, ctx: Tokens, carry: Carry = None) -> tuple[LatentState, Carry]:
         """Latents that have read the context."""
-        z = carry if self.latents is None else self.latents.expand(ctx.h.shape[0], -1, -1)
+        z = carry if self.carried and carry is not None else self.latents.expand(ctx.h.shape[0], -1, -1)
         z = self.pool(z, ctx.h, ctx.mask)
         if self.self_block is not None:
             z = self.self_block(z)

@@ -1,11 +1,14 @@
 """The stack: puts any mixer to work in a Transformer neural process."""
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from npexp.errors import ConfigError, at_least
-from npexp.layers.mlp import Activation, FeedForward
+from npexp.layers.mlp import Activation
 from npexp.mixers.base import Carry, Mixer, Site, State, Tokens, find_mixer, make_mixer
 
 
@@ -29,21 +32,26 @@ class Block(nn.Module):
         self.norm_first = norm_first
         self.norm = nn.LayerNorm(dz)
         self.norm_context = nn.LayerNorm(dz) if norm_context else None
-        self.norm_ff = nn.LayerNorm(dz)
-        self.ff = FeedForward(dz, dim_feedforward, activation)
+        self.ff = mixer.feedforward(dz, dim_feedforward, activation)
+        self.norm_ff = None if self.ff is None else nn.LayerNorm(dz)
 
     def context(self, ctx: Tokens) -> Tokens:
         """The context as the mixer sees it."""
         norm = self.norm_context or (self.norm if self.norm_first else None)
         return ctx if norm is None else ctx._replace(h=norm(ctx.h))
 
+    def summarise(self, ctx: Tokens, carry: Carry) -> tuple[State, Carry]:
+        """The context's summary."""
+        return self.mixer.summarise(self.context(ctx), carry)
+
     def read(self, q: Tokens, state: State) -> Tokens:
         """One layer's step of the rows q."""
-        if self.norm_first:
-            h = q.h + self.mixer.read(q._replace(h=self.norm(q.h)), state)
-            return q._replace(h=h + self.ff(self.norm_ff(h)))
-        h = self.norm(q.h + self.mixer.read(q, state))
-        return q._replace(h=self.norm_ff(h + self.ff(h)))
+        h = q.h + self.mixer.read(q._replace(h=self.norm(q.h)) if self.norm_first else q, state)
+        if not self.norm_first:
+            h = self.norm(h)
+        if self.ff is not None:
+            h = h + self.ff(self.norm_ff(h), q.mask) if self.norm_first else self.norm_ff(h + self.ff(h, q.mask))
+        return q._replace(h=h)
 
 
 class Stack(nn.Module):
@@ -66,6 +74,10 @@ class Stack(nn.Module):
             which summarise the context with weights of their own.
         activation: of the feed-forward networks: "relu", "gelu" or "geglu".
         norm_first: pre-norm with a final layer norm (True), or post-norm.
+        share_layers: one block, passed num_layers times, as in the Universal Transformer (arXiv 1807.03819) and ALBERT
+            (arXiv 1909.11942).
+        checkpoint: keeps only what goes from layer to layer for the backward pass and computes the rest again: less
+            memory, a third more time (arXiv 1604.06174). Gradients stay the same.
         causal: with `context="read"`, context tokens come with `Tokens.seen` set, so that old ones never change and
             `extend` is exact through all layers.
 
@@ -87,6 +99,8 @@ class Stack(nn.Module):
         tie_read: bool = True,
         activation: Activation = "geglu",
         norm_first: bool = True,
+        share_layers: bool = False,
+        checkpoint: bool = False,
         causal: bool = False,
     ):
         super().__init__()
@@ -104,13 +118,17 @@ class Stack(nn.Module):
             raise ConfigError(f"mixer '{mixer}' takes context={' or '.join(allowed)}, got '{context}'")
         if causal and not (find_mixer(mixer)[0].causal and tie_read and not self.raw):
             raise ConfigError(f"mixer '{mixer}' cannot read its context in an order here: use 'dense', context 'read'")
-        self.causal = causal
+        self.causal, self.checkpoint = causal, checkpoint
         separate = self.raw or not tie_read
-        self.blocks = nn.ModuleList(block(i, norm_context=separate and norm_first) for i in range(num_layers))
+
+        def layers(count: int, norm_context: bool) -> nn.ModuleList:
+            if share_layers and count:
+                return nn.ModuleList([block(0, norm_context)] * count)
+            return nn.ModuleList(block(i, norm_context) for i in range(count))
+
+        self.blocks = layers(num_layers, separate and norm_first)
         # the context's own blocks, where it has any
-        self.context_blocks = nn.ModuleList(
-            block(i, norm_context=False) for i in range(0 if self.raw or tie_read else num_layers - 1)
-        )
+        self.context_blocks = layers(0 if self.raw or tie_read else num_layers - 1, False)
         self.tied = tie_read
         self.norm = nn.LayerNorm(dz) if norm_first else nn.Identity()
 
@@ -135,14 +153,14 @@ class Stack(nn.Module):
         carry: Carry = None
         own: Carry = None  # what the context's own blocks carry
         for i, block in enumerate(self.blocks):
-            state, carry = block.mixer.summarise(block.context(ctx), carry)
+            state, carry = self._run(block.summarise, ctx, carry)
             states.append(state)
             if self.raw or i == len(self.blocks) - 1:
                 continue
             if not self.tied:
                 block = self.context_blocks[i]
-                state, own = block.mixer.summarise(block.context(ctx), own)
-            ctx = block.read(ctx, state)
+                state, own = self._run(block.summarise, ctx, own)
+            ctx = self._run(block.read, block.mixer.shorten(ctx, state), state)
         return tuple(states)
 
     def extend(self, states: tuple[State, ...], new: Tokens) -> tuple[State, ...]:
@@ -172,5 +190,11 @@ class Stack(nn.Module):
     def read(self, targets: Tokens, states: tuple[State, ...]) -> Tensor:
         """Targets through all layers, `[b, nt, dz]`; row-wise."""
         for block, state in zip(self.blocks, states, strict=True):
-            targets = block.read(targets, state)
+            targets = self._run(block.read, targets, state)
         return self.norm(targets.h)
+
+    def _run(self, step: Callable[..., Any], *args: Any) -> Any:
+        """Part of a layer, to be computed again in the backward pass where that was asked for."""
+        if self.checkpoint and self.training and torch.is_grad_enabled():
+            return checkpoint(step, *args, use_reentrant=False)
+        return step(*args)

@@ -42,7 +42,7 @@ class SequentialTNP(TransformerNP):
     ) -> Tensor:
         """Sum over targets of log p(y_i | C, the first `before[i]` realised points), `[b]`."""
         everything = self._realise(summary, realised)
-        queries = Tokens(self.embedding.target(xt), xt, None, summary.n, None, slots(summary) + before)
+        queries = Tokens(self.embedding.target(xt), xt, mask_t, summary.n, None, slots(summary) + before)
         law = self.head(self.stack.read(queries, everything.layers), mask_t)
         if not self.joint:
             return law.joint_log_prob(yt, mask_t)

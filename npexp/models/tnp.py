@@ -35,6 +35,8 @@ class TNP(TransformerNP):
         num_frequencies: learned Fourier features of x.
         dim_head: hidden width of the network in front of the likelihood.
         sort: canonical order at the entry.
+        share_layers: one set of weights for all layers (Universal Transformer, ALBERT).
+        checkpoint: activation checkpointing: trains in less memory, a third slower.
         likelihood: the head; None is a Gaussian with floor 0.01.
     """
 
@@ -56,6 +58,8 @@ class TNP(TransformerNP):
         num_frequencies: int = 0,
         dim_head: int = 128,
         sort: bool = False,
+        share_layers: bool = False,
+        checkpoint: bool = False,
         likelihood: Likelihood | None = None,
     ):
         super().__init__(
@@ -73,6 +77,8 @@ class TNP(TransformerNP):
                 context,
                 activation=activation,
                 norm_first=norm_first,
+                share_layers=share_layers,
+                checkpoint=checkpoint,
             ),
             dz,
             dim_head,

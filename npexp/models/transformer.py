@@ -98,19 +98,17 @@ class TransformerNP(NeuralProcess):
     def _predict(self, state: State, xt: Tensor, mask_t: Tensor | None) -> Predictive:
         summary: TransformerSummary = state.summary
         rank = None if summary.keys is None else target_rank(summary.keys, curve_key(xt), summary.n)
-        targets = Tokens(self.embedding.target(xt), xt, None, summary.n, rank)
+        targets = Tokens(self.embedding.target(xt), xt, mask_t, summary.n, rank)
         return self.head(self.stack.read(targets, summary.layers), mask_t)
 
     def _context(self, points: Points, before: TransformerSummary | None = None) -> Tokens:
         """Tokens of context points; a causal stack's read those in front of them, `before` included."""
         h = self.embedding.context(points.x, points.y)
-        rank = torch.arange(h.shape[1], device=h.device).expand(h.shape[:2]) if self.sort else None
+        slot = torch.arange(h.shape[1], device=h.device).expand(h.shape[:2])
         if points.mask is not None:
             h = torch.where(points.mask[..., None], h, torch.zeros_like(h))
-        tokens = Tokens(h, points.x, points.mask, count(points.mask, points.x), rank)
-        if not self.stack.causal:
-            return tokens
-        return tokens._replace(seen=1 + slots(before) + torch.arange(h.shape[1], device=h.device).expand(h.shape[:2]))
+        n, seen = count(points.mask, points.x), 1 + slots(before) + slot if self.stack.causal else None
+        return Tokens(h, points.x, points.mask, n, slot if self.sort else None, seen, slot)
 
 
 def slots(summary: TransformerSummary | None) -> int:
