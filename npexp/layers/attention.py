@@ -47,6 +47,10 @@ class Attention(nn.Module):
         k, v = kv.to(torch.promote_types(kv.dtype, torch.float32)).chunk(2, -1)
         return KeyValue(self._split(k), self._split(v), mask)
 
+    def query(self, q: Float[Tensor, "b nq dz"]) -> Float[Tensor, "b h nq dh"]:
+        """Queries of tokens, O(nq dz^2)."""
+        return self._split(self.to_q(q))
+
     def forward(
         self,
         q: Float[Tensor, "b nq dz"],
@@ -62,11 +66,11 @@ class Attention(nn.Module):
             kv = kv._replace(mask=_first(seen, kv))
         if bias is not None:  # a bias that learns would silently drop the fused kernel anyway
             return self.merge(self.part(q, kv, bias).out)
-        return self.merge(attend(self._split(self.to_q(q)), kv.k, kv.v, kv.mask))
+        return self.merge(attend(self.query(q), kv.k, kv.v, kv.mask))
 
     def part(self, q: Float[Tensor, "b nq dz"], kv: KeyValue, bias: Float[Tensor, "#b h nq n"] | None = None) -> Part:
         """The read before the output map, with its log-normaliser, so that it can be merged with other keys."""
-        return attend_part(self._split(self.to_q(q)), kv.k, kv.v, kv.mask, bias=bias)
+        return attend_part(self.query(q), kv.k, kv.v, kv.mask, bias=bias)
 
     def merge(self, heads: Float[Tensor, "b h nq dh"]) -> Float[Tensor, "b nq dz"]:
         """Joins the heads and applies the output map."""

@@ -1,0 +1,146 @@
+"""Sparse attention patterns: which keys a row may attend to, and where those lie.
+
+A pattern is a predicate of two places, plus what makes it cheap: an order of the keys in which the ones that a row may
+see are a few intervals. Ranks come doubled, so that those of targets, which lie between context points, are integers.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from npexp.ops.attention import Part, attend
+from npexp.ops.blocks import attend_blocks, cover
+
+NOWHERE = torch.iinfo(torch.int64).max  # the code of padded keys, which are sorted last
+
+
+class Rows(NamedTuple):
+    """Where rows are.
+
+    Args:
+        rank: twice their rank in the canonical order, `[b, m]`, int64: even for context points, odd for targets.
+        x: inputs, `[b, m, dx]`.
+        n: real context points of the task, `[b]`.
+        real: which rows are real, `[b, m]`.
+        own: whether the rows are the context itself, in order, so that neighbours can share what they read.
+    """
+
+    rank: Tensor
+    x: Tensor
+    n: Tensor
+    real: Tensor
+    own: bool
+
+
+class Pattern(ABC):
+    """Who may attend to whom, by places alone.
+
+    Attributes:
+        size: keys that are gathered together; about as many as a row sees.
+    """
+
+    size: int
+
+    @abstractmethod
+    def place(self, rows: Rows) -> Tensor:
+        """All that the pattern needs to know of each row, `[b, m, a]`, int64 or floating."""
+
+    @abstractmethod
+    def allowed(self, q: Tensor, k: Tensor) -> Tensor:
+        """Whether rows at places q may attend to keys at places k, both broadcast, `[..., a]` to `[...]`."""
+
+    @abstractmethod
+    def spans(self, place: Tensor, codes: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+        """First and last slots of the intervals that hold all that rows may see, `[b, m, s]` each.
+
+        Args:
+            place: of the rows, `[b, m, a]`.
+            codes: sorted codes of the keys, `[b, nc]`.
+            n: real context points, `[b]`.
+        """
+
+    def codes(self, place: Tensor) -> Tensor | None:
+        """What keys are sorted by, `[b, nc]`, int64; None keeps their order."""
+        return None
+
+
+class Layout(NamedTuple):
+    """Keys in the order of a pattern.
+
+    Args:
+        k: keys, `[b, h, nc, dh]`.
+        v: values.
+        place: where each is, `[b, nc, a]`.
+        real: which are real, `[b, nc]`.
+        codes: what they are sorted by, `[b, nc]`.
+        order: which context point each is, `[b, nc]`; None for the canonical order.
+        n: real context points, `[b]`.
+    """
+
+    k: Tensor
+    v: Tensor
+    place: Tensor
+    real: Tensor
+    codes: Tensor
+    order: Tensor | None
+    n: Tensor
+
+
+def lay_out(pattern: Pattern, k: Tensor, v: Tensor, rows: Rows) -> Layout:
+    """Keys and values `[b, h, nc, dh]` of the context in the order of the pattern, O(nc log nc)."""
+    place = pattern.place(rows)
+    codes = pattern.codes(place)
+    if codes is None:
+        return Layout(k, v, place, rows.real, rows.rank, None, rows.n)
+    codes, order = torch.where(rows.real, codes, NOWHERE).sort(dim=1, stable=True)
+    k, v = (t.gather(2, order[:, None, :, None].expand_as(t)) for t in (k, v))
+    place = place.gather(1, order[..., None].expand_as(place))
+    return Layout(k, v, place, rows.real.gather(1, order), codes, order, rows.n)
+
+
+def attend_pattern(pattern: Pattern, q: Tensor, rows: Rows, layout: Layout, using: Any = attend) -> Any:
+    """Each row `[b, h, m, dh]` attends to the keys that the pattern allows: O(m) times what one sees.
+
+    Rows that are the context itself are taken in groups of neighbours that share what is gathered.
+    """
+    place, own = pattern.place(rows), rows.own and rows.real.shape[1] > 0
+    real, r = rows.real, pattern.size if own else 1
+    if own and layout.order is not None:
+        q = q.gather(2, layout.order[:, None, :, None].expand_as(q))
+        place, real = layout.place, layout.real
+    low, high = (_in_groups(t, r) for t in pattern.spans(place, layout.codes, rows.n))
+    real, there = _in_groups(real, r), _in_groups(place, r)
+    low = torch.where(real[..., None], low, NOWHERE).amin(2)
+    high = torch.where(real[..., None], high, -1).amax(2)
+
+    def allowed(slots: Tensor, some: slice) -> Tensor:
+        index = slots.flatten(1)
+        known = layout.real.gather(1, index).view(slots.shape)[:, :, None]
+        keys = layout.place.gather(1, index[..., None].expand(*index.shape, place.shape[-1]))
+        return known & pattern.allowed(there[:, some, :, None], keys.view(*slots.shape, place.shape[-1])[:, :, None])
+
+    table = cover(low, high, pattern.size, layout.k.shape[2])
+    grouped = _in_groups(q.transpose(1, 2), r).movedim(3, 1)
+    read = attend_blocks(grouped, layout.k, layout.v, table, allowed, pattern.size, using)
+    if isinstance(read, Part):
+        return Part(*(_one_by_one(t, q.shape[2], rows, layout) for t in read))
+    return _one_by_one(read, q.shape[2], rows, layout)
+
+
+def _in_groups(t: Tensor, r: int) -> Tensor:
+    """`[b, m, ...]` as `[b, g, r, ...]`, filled up with zeros."""
+    lacking = -t.shape[1] % r
+    if lacking:
+        t = torch.cat([t, t.new_zeros(t.shape[0], lacking, *t.shape[2:])], 1)
+    return t.unflatten(1, (-1, r))
+
+
+def _one_by_one(t: Tensor, m: int, rows: Rows, layout: Layout) -> Tensor:
+    """`[b, h, g, r, ...]` as `[b, h, m, ...]`, in the order of the rows."""
+    t = t.flatten(2, 3)[:, :, :m]
+    if not rows.own or layout.order is None:
+        return t
+    back = layout.order.argsort(1)[:, None].expand(*t.shape[:3])
+    return t.gather(2, back if t.ndim == 3 else back[..., None].expand_as(t))

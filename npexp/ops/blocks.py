@@ -1,0 +1,88 @@
+"""Softmax attention of rows over a few blocks of keys each: what every sparse pattern comes down to.
+
+Keys lie in slots that are cut into blocks of equal size. A group of rows shares a list of blocks; these are gathered,
+and a predicate says which of their keys each row may attend to. Time and memory O(rows x keys gathered), whatever the
+number of keys there are, with ordinary gradients on every device.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import pad
+
+from npexp.ops.attention import attend
+
+GATHERED = 2**23  # numbers that are gathered at a time
+
+
+def cover(low: Int[Tensor, "b g s"], high: Int[Tensor, "b g s"], size: int, num_slots: int) -> Int[Tensor, "b g t"]:
+    """The blocks that s intervals of slots touch, in a table padded with -1; none is listed twice.
+
+    Args:
+        low: first slot of each interval; may be negative.
+        high: last slot of each interval; below `low` for an empty one.
+        size: slots per block.
+        num_slots: how many slots there are.
+    """
+    low, high = low.clamp_min(0), high.clamp_max(num_slots - 1)
+    first = low // size
+    length = torch.where(high >= low, high // size - first + 1, torch.zeros_like(low))
+    steps = torch.arange(int(length.max()) if length.numel() else 0, device=low.device)
+    table = torch.where(steps < length[..., None], first[..., None] + steps, -1).flatten(2)
+    if low.shape[2] < 2:
+        return table
+    table = table.sort(-1, descending=True)[0]
+    twice = pad(table[..., 1:] == table[..., :-1], (1, 0))
+    table = table.masked_fill(twice, -1).sort(-1, descending=True)[0]
+    return table[..., : int((table >= 0).sum(-1).max()) if table.numel() else 0]
+
+
+def attend_blocks(
+    q: Float[Tensor, "b h g r dh"],
+    k: Float[Tensor, "b h n dh"],
+    v: Float[Tensor, "b h n dh"],
+    table: Int[Tensor, "b g t"],
+    allowed: Callable[[Tensor, slice], Tensor],
+    size: int,
+    using: Callable[..., Any] = attend,
+) -> Any:
+    """Attention of g groups of r rows over the blocks in their table: O(g r t size dh); 0 for a row without keys.
+
+    Args:
+        q: queries.
+        k: keys in slots.
+        v: values in slots.
+        table: blocks that each group reads, from `cover`; -1 for none.
+        allowed: from slots `[b, g', l]` and the slice of groups they belong to, to which of them each row may attend
+            to, `[b, g', r, l]`. Slots behind the last key never count.
+        size: slots per block.
+        using: `attend`, whose result is `[b, h, g, r, dh]`, or `attend_part`, whose result is a `Part` of that.
+    """
+    (b, h, groups, _, dh), (n, t) = q.shape, (k.shape[2], table.shape[2])
+    blocks = max(-(-n // size), 1)
+    packed = pad(torch.stack([k, v.to(k.dtype)], -2).transpose(1, 2), (0, 0, 0, 0, 0, 0, 0, blocks * size - n))
+    packed = packed.reshape(b * blocks, size * h * 2 * dh)
+    start = blocks * torch.arange(b, device=q.device)[:, None, None]
+    within = torch.arange(size, device=q.device)
+    step = max(GATHERED // max(b * t * size * h * dh, 1), 1)
+    found = []
+    for i in range(0, max(groups, 1), step):
+        some = slice(i, i + step)
+        listed = table[:, some]
+        own = packed.index_select(0, (start + listed.clamp_min(0)).flatten())
+        own = own.reshape(b * listed.shape[1], t * size, h, 2, dh).transpose(1, 2)
+        slots = torch.where(listed[..., None] >= 0, listed[..., None] * size + within, n).flatten(2)
+        mask = (allowed(slots.clamp_max(max(n - 1, 0)), some) & (slots < n)[:, :, None]).flatten(0, 1)
+        rows = q[:, :, some].movedim(2, 1).flatten(0, 1)
+        found.append(using(rows, own[..., 0, :], own[..., 1, :], mask))
+    if isinstance(found[0], Tensor):
+        return _groups(torch.cat(found), b)
+    return type(found[0])(*(_groups(torch.cat(parts), b) for parts in zip(*found, strict=True)))
+
+
+def _groups(rows: Tensor, b: int) -> Tensor:
+    """`[b g, h, r, ...]` as `[b, h, g, r, ...]`."""
+    return rows.unflatten(0, (b, -1)).transpose(1, 2)
