@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from npexp.batch import real
+from npexp.errors import ConfigError
 from npexp.layers.attention import Attention
 from npexp.layers.pattern import Layout, Pattern, Rows, attend_pattern, lay_out
 from npexp.mixers.base import Carry, Mixer, Site, Tokens
@@ -24,16 +25,21 @@ class PatternMixer(Mixer, ABC):
 
     Args:
         site: where in the model it sits.
-        patterns: who may attend to whom.
+
+    Attributes:
+        head_groups: how many patterns there are, where that does not follow from the heads.
     """
 
     family = "pattern"
     permutation_invariant = False
     needs_order = True
     state = "grows"
+    head_groups: int = 1
 
     def __init__(self, site: Site):
         super().__init__()
+        if site.num_heads % self.head_groups:
+            raise ConfigError(f"expected num_heads to be a multiple of {self.head_groups}, got {site.num_heads}")
         self.attention = Attention(site.dz, site.num_heads)
         self.layer = site.layer
 

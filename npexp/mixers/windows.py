@@ -94,9 +94,9 @@ class Classes(Pattern):
 
 def within(codes: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """First and last slots of the sorted codes from low to high, `[b, m, s]` each."""
-    codes, flat = codes.contiguous(), low.shape[1:].numel()
-    first = torch.searchsorted(codes, low.reshape(len(codes), flat))
-    last = torch.searchsorted(codes, high.reshape(len(codes), flat), right=True)
+    codes = codes.contiguous()
+    first = torch.searchsorted(codes, low.flatten(1).contiguous())
+    last = torch.searchsorted(codes, high.flatten(1).contiguous(), right=True)
     return first.view(low.shape), last.view(high.shape) - 1
 
 
@@ -285,6 +285,7 @@ class SparseStrided(PatternMixer):
     published = "N sqrt(N)"
     cost = "(nc + nt) sqrt(nc)"
     exponent = 1.5
+    head_groups = 2
 
     def __init__(self, site: Site, stride: int | None = None):
         super().__init__(site)

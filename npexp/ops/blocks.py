@@ -5,7 +5,7 @@ and a predicate says which of their keys each row may attend to. Time and memory
 number of keys there are, with ordinary gradients on every device.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -79,10 +79,10 @@ def attend_blocks(
         rows = q[:, :, some].movedim(2, 1).flatten(0, 1)
         found.append(using(rows, own[..., 0, :], own[..., 1, :], mask))
     if isinstance(found[0], Tensor):
-        return _groups(torch.cat(found), b)
-    return type(found[0])(*(_groups(torch.cat(parts), b) for parts in zip(*found, strict=True)))
+        return _join(found, b)
+    return type(found[0])(*(_join(parts, b) for parts in zip(*found, strict=True)))
 
 
-def _groups(rows: Tensor, b: int) -> Tensor:
-    """`[b g, h, r, ...]` as `[b, h, g, r, ...]`."""
-    return rows.unflatten(0, (b, -1)).transpose(1, 2)
+def _join(chunks: Sequence[Tensor], b: int) -> Tensor:
+    """Chunks `[b g', h, r, ...]` as one `[b, h, g, r, ...]`."""
+    return torch.cat([chunk.unflatten(0, (b, -1)) for chunk in chunks], 1).transpose(1, 2)
