@@ -39,9 +39,11 @@ class Pattern(ABC):
 
     Attributes:
         size: keys that are gathered together; about as many as a row sees.
+        regroup: whether neighbours in the order of the keys see much the same, or else neighbours in rank.
     """
 
     size: int
+    regroup: bool = True
 
     @abstractmethod
     def place(self, rows: Rows) -> Tensor:
@@ -107,13 +109,12 @@ def attend_pattern(pattern: Pattern, q: Tensor, rows: Rows, layout: Layout, usin
     """
     place, own = pattern.place(rows), rows.own and rows.real.shape[1] > 0
     real, r = rows.real, pattern.size if own else 1
-    if own and layout.order is not None:
-        q = q.gather(2, layout.order[:, None, :, None].expand_as(q))
+    order = layout.order if own and pattern.regroup else None
+    if order is not None:
+        q = q.gather(2, order[:, None, :, None].expand_as(q))
         place, real = layout.place, layout.real
-    low, high = (_in_groups(t, r) for t in pattern.spans(place, layout.codes, rows.n))
-    real, there = _in_groups(real, r), _in_groups(place, r)
-    low = torch.where(real[..., None], low, NOWHERE).amin(2)
-    high = torch.where(real[..., None], high, -1).amax(2)
+    low, high, real, there = (_in_groups(t, r) for t in (*pattern.spans(place, layout.codes, rows.n), real, place))
+    high = torch.where(real[..., None], high, -1)
 
     def allowed(slots: Tensor, some: slice) -> Tensor:
         index = slots.flatten(1)
@@ -121,12 +122,12 @@ def attend_pattern(pattern: Pattern, q: Tensor, rows: Rows, layout: Layout, usin
         keys = layout.place.gather(1, index[..., None].expand(*index.shape, place.shape[-1]))
         return known & pattern.allowed(there[:, some, :, None], keys.view(*slots.shape, place.shape[-1])[:, :, None])
 
-    table = cover(low, high, pattern.size, layout.k.shape[2])
+    table = cover(low.flatten(2), high.flatten(2), pattern.size, layout.k.shape[2])
     grouped = _in_groups(q.transpose(1, 2), r).movedim(3, 1)
     read = attend_blocks(grouped, layout.k, layout.v, table, allowed, pattern.size, using)
     if isinstance(read, Part):
-        return Part(*(_one_by_one(t, q.shape[2], rows, layout) for t in read))
-    return _one_by_one(read, q.shape[2], rows, layout)
+        return Part(*(_one_by_one(t, q.shape[2], order) for t in read))
+    return _one_by_one(read, q.shape[2], order)
 
 
 def _in_groups(t: Tensor, r: int) -> Tensor:
@@ -137,10 +138,10 @@ def _in_groups(t: Tensor, r: int) -> Tensor:
     return t.unflatten(1, (-1, r))
 
 
-def _one_by_one(t: Tensor, m: int, rows: Rows, layout: Layout) -> Tensor:
-    """`[b, h, g, r, ...]` as `[b, h, m, ...]`, in the order of the rows."""
+def _one_by_one(t: Tensor, m: int, order: Tensor | None) -> Tensor:
+    """`[b, h, g, r, ...]` as `[b, h, m, ...]`, where they were before they were put in order."""
     t = t.flatten(2, 3)[:, :, :m]
-    if not rows.own or layout.order is None:
+    if order is None:
         return t
-    back = layout.order.argsort(1)[:, None].expand(*t.shape[:3])
+    back = order.argsort(1)[:, None].expand(*t.shape[:3])
     return t.gather(2, back if t.ndim == 3 else back[..., None].expand_as(t))

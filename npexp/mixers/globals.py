@@ -30,6 +30,7 @@ class WindowAndRandom(Window):
     def __init__(self, width: int, block: int, num_random: int, layer: int, hubs: int = 0):
         super().__init__(width)
         self.block, self.num_random, self.layer, self.hubs = block, num_random, layer, hubs
+        self.size = block  # whose rows share what was drawn
 
     def place(self, rows: Rows) -> Tensor:
         """Rank, whether it is a hub, and the blocks drawn."""

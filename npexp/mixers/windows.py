@@ -137,6 +137,7 @@ class Summaries(Pattern):
     """Keys of the row's own block of `stride` ranks, and the last `last` ranks of every block."""
 
     size = 16
+    regroup = False
 
     def __init__(self, stride: int | None, last: int):
         self.stride, self.last = stride, last

@@ -28,16 +28,21 @@ def cover(low: Int[Tensor, "b g s"], high: Int[Tensor, "b g s"], size: int, num_
         num_slots: how many slots there are.
     """
     low, high = low.clamp_min(0), high.clamp_max(num_slots - 1)
-    first = low // size
-    length = torch.where(high >= low, high // size - first + 1, torch.zeros_like(low))
-    steps = torch.arange(int(length.max()) if length.numel() else 0, device=low.device)
-    table = torch.where(steps < length[..., None], first[..., None] + steps, -1).flatten(2)
-    if low.shape[2] < 2:
-        return table
-    table = table.sort(-1, descending=True)[0]
-    twice = pad(table[..., 1:] == table[..., :-1], (1, 0))
-    table = table.masked_fill(twice, -1).sort(-1, descending=True)[0]
-    return table[..., : int((table >= 0).sum(-1).max()) if table.numel() else 0]
+    if not low.numel():
+        return low[..., :0]
+    first, order = (low // size).sort(-1)
+    last = torch.where(high >= low, high // size, -1).gather(2, order)
+    # in order of their first blocks, each interval adds what lies behind all those in front of it
+    reached = last.cummax(-1)[0]
+    first[..., 1:] = torch.maximum(first[..., 1:], reached[..., :-1] + 1)
+    added = (last - first + 1).clamp_min(0)
+    until = added.cumsum(-1)
+    place = torch.arange(int(until[..., -1].max()), device=low.device).expand(*low.shape[:2], -1).contiguous()
+    source = torch.searchsorted(until, place, right=True)
+    inside = source < low.shape[2]
+    source = source.clamp_max(low.shape[2] - 1)
+    table = first.gather(2, source) + place - (until - added).gather(2, source)
+    return torch.where(inside, table, -1)
 
 
 def attend_blocks(
