@@ -3,6 +3,7 @@
 from datamodules.base import NPDataModule, PlotTask
 from datamodules.coregionalised import Coregionalised
 from datamodules.digits import DigitsData
+from datamodules.far_fact import FarFact
 from datamodules.gp import GPData
 from datamodules.kernels import (
     RBF,
@@ -23,6 +24,7 @@ __all__ = [
     "RBF",
     "Coregionalised",
     "DigitsData",
+    "FarFact",
     "GPData",
     "Kernel",
     "Matern",

@@ -6,7 +6,8 @@ The published protocols are settings of one class, written down as YAML:
   Matérn-5/2 functions `conf/data/gp_matern.yaml`;
 * `cambridge` (the group of Ashman et al. 2024, arXiv 2406.12409): `conf/data/gp_cambridge.yaml`;
 * `conf/data/gp_mixed.yaml`: every family of functions, and another context size for each task;
-* `conf/data/gp_rbf_2d.yaml`, `gp_rbf_3d.yaml` and `gp_rbf_2out.yaml`: more inputs, more outputs.
+* `conf/data/gp_rbf_2d.yaml`, `gp_rbf_3d.yaml` and `gp_rbf_2out.yaml`: more inputs, more outputs;
+* `conf/data/far_fact.yaml` and `lookup.yaml`: what models fail on that see their neighbours only, or keep too little.
 """
 
 import re

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from npexp.errors import ConfigError, suggest
+from npexp.errors import ConfigError, UnknownNameError, suggest
 
 COSTS = ("state_bytes", "flops_update", "flops_predict", "flops_target")
 COSTS_MEAN = (
@@ -43,10 +43,35 @@ def models(words: Sequence[str]) -> int:
 
 
 def mixers(words: Sequence[str]) -> int:
-    """Lists the mixers."""
+    """Lists the mixers, or measures them."""
+    from npexp import mixer_costs, mixer_table
     from npexp.registry import available_mixers
 
-    return _listing("mixers", "The token mixers, with traits and cost.", available_mixers, words)
+    parser = Parser("mixers", "The token mixers by family, with costs and traits.")
+    parser.add_argument("--family", help=f"only this one: {', '.join(mixer_table.FAMILIES)}")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--markdown", action="store_true", help="print the page docs/mixers.md")
+    parser.add_argument(
+        "--measure",
+        nargs="*",
+        metavar="NAME",
+        help=f"measure time and memory, up to minutes each, and write {mixer_costs.MEASURED}: these mixers anew, or "
+        "without names whatever is missing, so that it may be interrupted",
+    )
+    args = parser.read(words)
+    if args.family not in (None, *mixer_table.FAMILIES):
+        raise UnknownNameError("family", args.family, mixer_table.FAMILIES)
+    if args.measure is not None:
+        names = args.measure or [n for n, t in available_mixers().items() if args.family in (None, t["family"])]
+        mixer_costs.measure_all(names, print, anew=bool(args.measure))
+        return 0
+    found = available_mixers(measured=True)
+    if args.markdown:
+        print(mixer_table.markdown(found), end="")
+        return 0
+    found = {name: traits for name, traits in found.items() if args.family in (None, traits["family"])}
+    print(json.dumps(found, indent=2, default=list) if args.json else mixer_table.terminal(found))
+    return 0
 
 
 def data(words: Sequence[str]) -> int:

@@ -58,11 +58,23 @@ def available_models(measured: bool = False) -> dict[str, dict[str, Any]]:
     return found
 
 
-def available_mixers() -> dict[str, dict[str, Any]]:
-    """Mixer names with their traits."""
+def available_mixers(measured: bool = False) -> dict[str, dict[str, Any]]:
+    """Mixer names with their traits.
+
+    Args:
+        measured: whether to add the bytes of a state, which takes a few seconds to find out, and the powers of nc that
+            time and memory were measured to grow with.
+    """
+    from npexp import mixer_costs
     from npexp.mixers.base import registered
 
-    return {name: cls.describe() for name, cls in registered().items()}
+    found = {name: cls.describe() for name, cls in registered().items()}
+    if measured:
+        cells = mixer_costs.read_measured()
+        for name, traits in found.items():
+            time, memory = mixer_costs.slopes(cells.get(name, {}))
+            traits |= {"state_bytes": mixer_costs.state_bytes(name), "time_slope": time, "memory_slope": memory}
+    return found
 
 
 def available_data() -> dict[str, dict[str, Any]]:

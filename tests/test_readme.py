@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from npexp.cli import main
+from npexp.mixers import base
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -51,7 +52,9 @@ def test_commands(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_snippets(page, tmp_path, monkeypatch, capsys):
+    base.registered()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))  # what a snippet registers is forgotten
     snippets = [block for kind, block in re.findall(FENCE, page.read_text(), re.DOTALL) if kind == "python"]
     assert snippets
     for snippet in snippets:

@@ -1,5 +1,6 @@
 """Multi-head attention with keys and values computed once and read many times."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -31,15 +32,16 @@ class Attention(nn.Module):
         dz: width of queries, keys, values and output.
         num_heads: h; must divide dz.
         bias: whether the query, key and value maps have a bias; the output map always has.
+        linear: makes the four linear maps, called as `nn.Linear` is.
     """
 
-    def __init__(self, dz: int, num_heads: int, bias: bool = False):
+    def __init__(self, dz: int, num_heads: int, bias: bool = False, linear: Callable[..., nn.Module] = nn.Linear):
         super().__init__()
         check_heads(dz, num_heads)
         self.num_heads = num_heads
-        self.to_q = nn.Linear(dz, dz, bias)
-        self.to_kv = nn.Linear(dz, 2 * dz, bias)
-        self.to_out = nn.Linear(dz, dz)
+        self.to_q = linear(dz, dz, bias=bias)
+        self.to_kv = linear(dz, 2 * dz, bias=bias)
+        self.to_out = linear(dz, dz)
 
     def project(self, h: Float[Tensor, "b n dz"], mask: Bool[Tensor, "b n"] | None = None) -> KeyValue:
         """Keys and values of tokens, O(n dz^2); in float32 or better even under autocast, since states keep them."""
@@ -62,8 +64,7 @@ class Attention(nn.Module):
 
         With `seen`, row i reads the first `seen[i]` of them only.
         """
-        if seen is not None:
-            kv = kv._replace(mask=_first(seen, kv))
+        kv = kv._replace(mask=visible(kv, seen))
         if bias is not None:  # a bias that learns would silently drop the fused kernel anyway
             return self.merge(self.part(q, kv, bias).out)
         return self.merge(attend(self.query(q), kv.k, kv.v, kv.mask))
@@ -74,13 +75,15 @@ class Attention(nn.Module):
 
     def merge(self, heads: Float[Tensor, "b h nq dh"]) -> Float[Tensor, "b nq dz"]:
         """Joins the heads and applies the output map."""
-        return self.to_out(heads.transpose(1, 2).flatten(2).to(self.to_out.weight.dtype))
+        return self.to_out(heads.transpose(1, 2).flatten(2).to(next(self.to_out.parameters()).dtype))
 
     def _split(self, h: Tensor) -> Tensor:
         return h.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-def _first(seen: Tensor, kv: KeyValue) -> Tensor:
-    """Which keys each row may read, `[b, nq, n]`."""
-    visible = torch.arange(kv.k.shape[2], device=seen.device) < seen[..., None]
-    return visible if kv.mask is None else visible & kv.mask[:, None]
+def visible(kv: KeyValue, seen: Int[Tensor, "b nq"] | None) -> Bool[Tensor, "b *nq n"] | None:
+    """Which keys may be read, `[b, n]`, by each row if only its first `seen` ones may, `[b, nq, n]`; None for all."""
+    if seen is None:
+        return kv.mask
+    first = torch.arange(kv.k.shape[2], device=seen.device) < seen[..., None]
+    return first if kv.mask is None else first & kv.mask[:, None]

@@ -1,6 +1,7 @@
 """Row-wise networks."""
 
 import itertools
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -43,25 +44,32 @@ class FeedForward(nn.Module):
         dim: hidden width.
         activation: "relu" or "gelu"; "geglu" gates a linear map by a GELU (Shazeer 2020, arXiv 2002.05202) and has a
             first matrix twice as wide.
+        linear: makes the two linear maps.
     """
 
-    def __init__(self, dz: int, dim: int, activation: Activation = "geglu"):
+    def __init__(
+        self, dz: int, dim: int, activation: Activation = "geglu", linear: Callable[[int, int], nn.Module] = nn.Linear
+    ):
         super().__init__()
         if activation not in get_args(Activation):
             raise UnknownNameError("activation", activation, get_args(Activation))
         at_least("dim_feedforward", dim, 1)
         self.gated = activation == "geglu"
-        self.up = nn.Linear(dz, 2 * dim if self.gated else dim)
+        self.up = linear(dz, 2 * dim if self.gated else dim)
         self.act = nn.GELU() if self.gated else ACTIVATIONS[activation]()
-        self.down = nn.Linear(dim, dz)
+        self.down = linear(dim, dz)
 
     def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
         """`[..., dz]` to `[..., dz]`; the mask of real rows is for feed-forwards that count theirs."""
+        return self.down(self.hidden(h))
+
+    def hidden(self, h: Tensor) -> Tensor:
+        """The hidden units, `[..., dz]` to `[..., dim]`."""
         h = self.up(h)
         if self.gated:
             value, gate = h.chunk(2, -1)
-            return self.down(value * self.act(gate))
-        return self.down(self.act(h))
+            return value * self.act(gate)
+        return self.act(h)
 
 
 class FourierFeatures(nn.Module):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from npexp.ops.attention import Part, attend
+from npexp.ops.attention import attend
 from npexp.ops.blocks import attend_blocks, cover
 
 NOWHERE = torch.iinfo(torch.int64).max  # the code of padded keys, which are sorted last
@@ -106,6 +106,13 @@ def attend_pattern(pattern: Pattern, q: Tensor, rows: Rows, layout: Layout, usin
     """Each row `[b, h, m, dh]` attends to the keys that the pattern allows: O(m) times what one sees.
 
     Rows that are the context itself are taken in groups of neighbours that share what is gathered.
+
+    Args:
+        pattern: who may attend to whom.
+        q: queries.
+        rows: where they are.
+        layout: the keys.
+        using: what is done with a row's keys, see `attend_blocks`.
     """
     place, own = pattern.place(rows), rows.own and rows.real.shape[1] > 0
     real, r = rows.real, pattern.size if own else 1
@@ -125,9 +132,9 @@ def attend_pattern(pattern: Pattern, q: Tensor, rows: Rows, layout: Layout, usin
     table = cover(low.flatten(2), high.flatten(2), pattern.size, layout.k.shape[2])
     grouped = _in_groups(q.transpose(1, 2), r).movedim(3, 1)
     read = attend_blocks(grouped, layout.k, layout.v, table, allowed, pattern.size, using)
-    if isinstance(read, Part):
-        return Part(*(_one_by_one(t, q.shape[2], order) for t in read))
-    return _one_by_one(read, q.shape[2], order)
+    if isinstance(read, Tensor):
+        return _one_by_one(read, q.shape[2], order)
+    return type(read)(*(_one_by_one(t, q.shape[2], order) for t in read))
 
 
 def _in_groups(t: Tensor, r: int) -> Tensor:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from npexp.batch import real
 from npexp.errors import ConfigError, at_least
@@ -44,6 +45,39 @@ class RadialBias(nn.Module):
         a, b, c = self.a[:, None, None], self.b.abs()[:, None, None], self.c[:, None, None]
         # the square is spelled out, so that the backward pass keeps one number per pair and term, not three
         return (a * (2 * b * c * r - b * r.square() - b * c.square()).exp()).sum(-1)
+
+
+class SpanBias(nn.Module):
+    """log clamp((R + z_h - r) / R, 0, 1) of the distance r per head: all is seen within z_h, nothing beyond z_h + R.
+
+    The adaptive span of Sukhbaatar et al. 2019 (arXiv 1905.07799).
+
+    Args:
+        num_heads: h.
+        span: z of each head at first.
+        ramp: R.
+    """
+
+    scale: float | None = None  # of q.k: as usual
+
+    def __init__(self, num_heads: int, span: float, ramp: float):
+        super().__init__()
+        at_least("span", span, 1e-3)
+        self.ramp = at_least("ramp", ramp, 1e-3)
+        z = torch.full((num_heads,), float(span))
+        self.a = nn.Parameter(z + (-(-z).expm1()).log())  # where softplus is z
+
+    @property
+    def span(self) -> Float[Tensor, " h"]:
+        """z, above 0."""
+        return softplus(self.a)
+
+    def forward(self, q: Tensor, k: Tensor, xq: Tensor, xk: Tensor) -> Tensor:
+        """What the distances add to the logits, `[b, h, nq, nk]`; q and k play no part."""
+        r = torch.cdist(xq, xk, compute_mode="donot_use_mm_for_euclid_dist")[:, None]
+        weight = ((self.ramp + self.span[:, None, None] - r) / self.ramp).clamp_max(1)
+        seen = weight > 0
+        return torch.where(seen, torch.where(seen, weight, 1.0).log(), -torch.inf)
 
 
 class DifferenceBias(nn.Module):
@@ -112,7 +146,7 @@ class RelativeAttention(nn.Module):
         tile: queries and keys that are held against each other at a time.
     """
 
-    def __init__(self, dz: int, num_heads: int, bias: RadialBias | DifferenceBias | JointLogits, tile: int):
+    def __init__(self, dz: int, num_heads: int, bias: RadialBias | SpanBias | DifferenceBias | JointLogits, tile: int):
         super().__init__()
         check_heads(dz, num_heads)
         self.num_heads, self.tile = num_heads, at_least("tile", tile, 1)
@@ -124,13 +158,14 @@ class RelativeAttention(nn.Module):
     def project(
         self, h: Float[Tensor, "b n dz"], x: Float[Tensor, "b n dx"], mask: Bool[Tensor, "b n"] | None = None
     ) -> Placed:
-        """Keys and values of tokens, O(n dz^2)."""
-        k, v = self.to_kv(h).chunk(2, -1)
+        """Keys and values of tokens, O(n dz^2); in float32 or better even under autocast, since states keep them."""
+        kv = self.to_kv(h)
+        k, v = kv.to(torch.promote_types(kv.dtype, torch.float32)).chunk(2, -1)
         return Placed(self._split(k), self._split(v), x, real(mask, x))
 
     def forward(self, h: Float[Tensor, "b nq dz"], x: Float[Tensor, "b nq dx"], kv: Placed) -> Float[Tensor, "b nq dz"]:
         """Each row reads the keys and values on its own: O(nq n) time, O((nq + n) dz + tile^2) memory."""
-        q = self._split(self.to_q(h))
+        q = self._split(self.to_q(h)).to(kv.k.dtype)
         heads = scan_attend(q, kv.k, kv.v, x, kv.x, self.bias, kv.mask, self.bias.scale, self.tile)
         return self.to_out(heads.transpose(1, 2).flatten(2).to(self.to_out.weight.dtype))
 

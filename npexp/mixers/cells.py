@@ -113,7 +113,7 @@ class CellMixer(PatternMixer):
 
     permutation_invariant = True
     needs_order = False
-    published = "N w"
+    published = "n w"
     cost = "(nc + nt) w"
     dense_limit = {"width": 10.0**6}
 
@@ -151,7 +151,7 @@ class Image2D(CellMixer):
     """
 
     paper = "1802.05751"
-    published = "N m"
+    published = "n m"
 
     def patterns(self) -> list[Pattern]:
         return [Neighbours(self.width)]
@@ -179,7 +179,7 @@ class Axial(CellMixer):
     """
 
     paper = "1912.12180"
-    published = "N sqrt(N)"
+    published = "n sqrt(n)"
     cost = "(nc + nt) sqrt(nc)"
     exponent = 2.0  # at a fixed width; sqrt(nc) if cells shrink so that each holds one point
 
@@ -196,7 +196,7 @@ class CCNet(CellMixer):
     """
 
     paper = "1811.11721"
-    published = "N sqrt(N)"
+    published = "n sqrt(n)"
     cost = "(nc + nt) sqrt(nc)"
     exponent = 2.0  # as for "axial"
     dense_limit = None  # two passes

@@ -62,6 +62,9 @@ class CMAB(Mixer):
             the context. None is the published block.
     """
 
+    family = "latent"
+    paper = "2305.14567"
+    published = "n m"
     update = "stack"
     removable = True
     contexts = ("raw",)

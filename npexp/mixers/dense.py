@@ -19,6 +19,10 @@ class Dense(Mixer):
         bias: whether query, key and value maps have a bias.
     """
 
+    family = "dense"
+    paper = "1706.03762"
+    published = "n^2"
+    exponent = 2.0
     update = "layer"
     causal = True
     state = "grows"

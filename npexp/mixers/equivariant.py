@@ -33,6 +33,8 @@ class TE(RelativeMixer):
         tile: queries and keys that are held against each other at a time.
     """
 
+    paper = "2406.12409"
+
     def __init__(self, site: Site, dim_hidden: int = 32, joint: bool = False, tile: int = 128):
         super().__init__()
         self.attention = _attention(site, dim_hidden, joint, tile)
@@ -66,6 +68,9 @@ class _Pseudo(Mixer):
         tile: queries and keys that are held against each other at a time.
     """
 
+    family = "latent"
+    paper = "2406.12409"
+    published = "n m"
     tower: bool
     translation_equivariant = True
 

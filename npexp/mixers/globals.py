@@ -88,7 +88,7 @@ class _Global(PatternMixer):
         init_stddev: standard deviation of the initial global tokens.
     """
 
-    published = "N (w + g)"
+    published = "n (w + g)"
     cost = "(nc + nt) (w + g)"
 
     def __init__(
@@ -146,7 +146,7 @@ class Star(_Global):
     """
 
     paper = "1902.09113"
-    published = "N"
+    published = "n"
 
 
 @register("longformer")
@@ -222,7 +222,7 @@ class BigBird(PatternMixer):
     """
 
     paper = "2007.14062"
-    published = "N (w + g)"
+    published = "n (w + g)"
     cost = "(nc + nt) (w + r b + g)"
     dense_limit = {"window": 10**6}
 

@@ -30,6 +30,9 @@ class HyperMixer(Mixer):
         num_slots: k, hidden width of the generated network, shared evenly by the heads.
     """
 
+    family = "kernel"
+    paper = "2203.03691"
+    published = "n"
     update = "layer"
     removable = True
     cost = "(nc + nt) k dz / h"

@@ -20,6 +20,8 @@ class Kernel(RelativeMixer):
         tile: queries and keys that are held against each other at a time.
     """
 
+    paper = "2411.12502"
+
     def __init__(self, site: Site, num_basis: int = 5, reach: float = 1.0, tile: int = 256):
         super().__init__()
         bias = RadialBias(site.num_heads, num_basis, reach)

@@ -30,6 +30,8 @@ class _Latent(Mixer):
         init_stddev: standard deviation of the initial latents.
     """
 
+    family = "latent"
+    published = "n m"
     carried: bool
     tower: bool
 
@@ -72,6 +74,7 @@ class IST(_Latent):
     """
 
     carried, tower = True, False
+    paper = "2406.12409"
     cost = "nc m + nt m"
 
 
@@ -84,6 +87,7 @@ class ISAB(_Latent):
     """
 
     carried, tower = False, False
+    paper = "1810.00825"
     cost = "nc m + nt m"
 
 
@@ -96,5 +100,44 @@ class Perceiver(_Latent):
     """
 
     carried, tower = True, True
+    paper = "2103.03206, 2211.08458"
+    published = "n m + m^2"
     contexts = ("raw",)
     cost = "nc m + m^2 + nt m"
+
+
+@register("luna")
+class Luna(Mixer):
+    """Luna: pack Y = A(P; C), unpack A(C; Y), and P <- LN(P + Y) is carried on (Ma et al. 2021, arXiv 2106.01540).
+
+    "ist" without feed-forward networks for the latents: cheaper, and rows read what was packed rather than the latents
+    themselves. Time O((nc + nt) m dz) per layer, state O(m dz).
+
+    Args:
+        site: where in the model it sits.
+        num_latents: m.
+        init_stddev: standard deviation of the initial latents.
+    """
+
+    family = "latent"
+    paper = "2106.01540"
+    published = "n m"
+    cost = "nc m + nt m"
+
+    def __init__(self, site: Site, num_latents: int = 32, init_stddev: float = 1.0):
+        super().__init__()
+        at_least("num_latents", num_latents, 1)
+        self.latents = nn.Parameter(init_stddev * torch.randn(num_latents, site.dz)) if site.layer == 0 else None
+        self.norm = nn.LayerNorm(site.dz)
+        self.pack = Attention(site.dz, site.num_heads)
+        self.attention = Attention(site.dz, site.num_heads)
+
+    def summarise(self, ctx: Tokens, carry: Carry = None) -> tuple[LatentState, Carry]:
+        """The packed context. Latents are normalised on arrival, so that the last ones need not be."""
+        p = self.norm(self.latents.expand(ctx.h.shape[0], -1, -1) if carry is None else carry)
+        y = self.pack(p, self.pack.project(ctx.h, ctx.mask)).to(p.dtype)
+        return LatentState(y), p + y
+
+    def read(self, q: Tokens, state: LatentState) -> Tensor:
+        """Attention of each row over the packed context."""
+        return self.attention(q.h, self.attention.project(state.z))

@@ -11,6 +11,9 @@ from npexp.mixers.base import Carry, Mixer, Tokens
 class RelativeMixer(Mixer, ABC):
     """Relative attention over all context points; a mixer sets `attention`."""
 
+    family = "dense"
+    published = "n^2"
+    exponent = 2.0
     update = "layer"
     state = "grows"
     translation_equivariant = True

@@ -140,7 +140,7 @@ class Stack(nn.Module):
     @property
     def updatable(self) -> bool:
         """Whether `extend` equals a new summary through all layers."""
-        return self.mixer.update != "none" and (self.raw or self.causal or len(self.blocks) == 1)
+        return self.mixer.update in ("stack", "layer") and (self.raw or self.causal or len(self.blocks) == 1)
 
     @property
     def removable(self) -> bool:

@@ -172,7 +172,7 @@ class Local(PatternMixer):
     """
 
     paper = "2004.05150"
-    published = "N w"
+    published = "n w"
     cost = "(nc + nt) w"
     update = "local"
     dense_limit = {"window": 10**6}
@@ -201,7 +201,7 @@ class LocalBlock(PatternMixer):
     """
 
     paper = "1801.10198"
-    published = "N b"
+    published = "n b"
     cost = "(nc + nt) b"
     update = "local"
     dense_limit = {"block": 10**6}
@@ -230,7 +230,7 @@ class Blockwise(PatternMixer):
     """
 
     paper = "1911.02972"
-    published = "N b"
+    published = "n b"
     cost = "(nc + nt) b"
     dense_limit = {"block": 10**6}
 
@@ -253,7 +253,7 @@ class Image1D(PatternMixer):
     """
 
     paper = "1802.05751"
-    published = "N m"
+    published = "n m"
     cost = "(nc + nt) (b + l)"
     update = "local"
     dense_limit = {"block": 10**6}
@@ -283,7 +283,7 @@ class SparseStrided(PatternMixer):
     """
 
     paper = "1904.10509"
-    published = "N sqrt(N)"
+    published = "n sqrt(n)"
     cost = "(nc + nt) sqrt(nc)"
     exponent = 1.5
     head_groups = 2
@@ -308,7 +308,7 @@ class SparseFixed(PatternMixer):
     """
 
     paper = "1904.10509"
-    published = "N sqrt(N)"
+    published = "n sqrt(n)"
     cost = "(nc + nt) c sqrt(nc)"
     exponent = 1.5
     dense_limit = {"stride": 1}
@@ -344,7 +344,7 @@ class TransformerXL(PatternMixer):
 
     family = "recurrent"
     paper = "1901.02860"
-    published = "N s"
+    published = "n s"
     cost = "(nc + nt) s"
     update = "local"
     dense_limit = {"segment": 10**6}

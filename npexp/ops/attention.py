@@ -62,13 +62,13 @@ def attend_part(
 ) -> Part:
     """Softmax attention with its log-normaliser: time and memory O(nq nk), in float32 or better.
 
-    A bias is added to the scaled logits.
+    A bias is added to the scaled logits; where it is -inf there is no attention.
     """
     dtype = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
         logits = q.to(dtype) @ k.to(dtype).mT * (q.shape[-1] ** -0.5 if scale is None else scale)
-        if bias is not None:
-            logits = logits + bias.to(dtype)
+        if bias is not None:  # -inf where there is no attention; the rest is for gradients: inf - inf is NaN
+            logits = (logits + bias.to(dtype)).masked_fill(bias == -torch.inf, -torch.inf)
         if mask is not None:
             logits = logits.masked_fill(~_per_head(mask), -torch.inf)
         lse = logits.new_full(logits.shape[:-1], -torch.inf) if logits.shape[-1] == 0 else logits.logsumexp(-1)

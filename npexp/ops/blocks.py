@@ -64,7 +64,8 @@ def attend_blocks(
         allowed: from slots `[b, g', l]` and the slice of groups they belong to, to which of them each row may attend
             to, `[b, g', r, l]`. Slots behind the last key never count.
         size: slots per block.
-        using: `attend`, whose result is `[b, h, g, r, dh]`, or `attend_part`, whose result is a `Part` of that.
+        using: `attend`, whose result is `[b, h, g, r, dh]`, or a function of the same arguments whose result is a
+            NamedTuple of tensors `[b, h, g, r, ...]`, such as `attend_part`.
     """
     (b, h, groups, _, dh), (n, t) = q.shape, (k.shape[2], table.shape[2])
     blocks = max(-(-n // size), 1)

@@ -48,7 +48,7 @@ def scan_attend(
         return attend_part(q, k, v, mask, scale, bias(q, k, xq, xk)).out
     rows = partial(_rows, k=k, v=v, xk=xk, bias=bias, mask=mask, scale=scale, tile=tile)
     starts = range(0, nq, tile) if nq else [0]
-    tiles = [_remember_inputs(rows, q[:, :, i : i + tile], xq[:, i : i + tile]) for i in starts]
+    tiles = [remember_inputs(rows, q[:, :, i : i + tile], xq[:, i : i + tile]) for i in starts]
     return torch.cat(tiles, 2)
 
 
@@ -77,7 +77,7 @@ def _rows(q: Tensor, xq: Tensor, k: Tensor, v: Tensor, xk: Tensor, bias: Bias, m
     for i in range(0, max(k.shape[2], 1), tile):
         s = slice(i, i + tile)
         seen = None if mask is None else mask[:, s]
-        out, lse = _remember_inputs(step, out, lse, q, xq, k[:, :, s], v[:, :, s], xk[:, s], seen)
+        out, lse = remember_inputs(step, out, lse, q, xq, k[:, :, s], v[:, :, s], xk[:, s], seen)
     return out
 
 
@@ -86,7 +86,7 @@ def _step(out: Tensor, lse: Tensor, q: Tensor, xq: Tensor, k: Tensor, v: Tensor,
     return part.out, part.lse
 
 
-def _remember_inputs(f: Callable, *inputs):
+def remember_inputs(f: Callable, *inputs):
     """f(*inputs), keeping for the backward pass nothing but the inputs. Calls may be nested."""
     if not torch.is_grad_enabled():
         return f(*inputs)

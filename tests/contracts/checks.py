@@ -4,6 +4,7 @@ Models come in float64, so that tolerances mean something: round-off is 1e-12, a
 """
 
 import inspect
+from functools import cache
 
 import torch
 
@@ -24,17 +25,22 @@ MODELS = names("model")
 MIXERS = [(name, wiring) for name, t in npexp.available_mixers().items() for wiring in t["contexts"]]
 
 
+@cache
+def _arguments(name: str) -> set[str]:
+    """Of the model's constructor."""
+    model = npexp.build(name, dx=1, dy=1)
+    assert npexp.registry._spec("model", name)["class_path"].endswith(type(model).__name__)
+    return set(inspect.signature(type(model)).parameters)
+
+
 def tiny(name: str, seed: int = 0, **overrides) -> NeuralProcess:
     """A small float64 model of any YAML, with dx = 2 and dy = 2, its weights shaken out of their initial zeros."""
-    settings = npexp.registry._spec("model", name)
-    parameters = inspect.signature(type(npexp.build(name, dx=1, dy=1))).parameters
-    small = {k: v for k, v in TINY.items() if k in parameters}
+    small = {k: v for k, v in TINY.items() if k in _arguments(name)}
     torch.manual_seed(seed)
     model = npexp.build(name, dx=2, dy=2, **{**small, **overrides}).double().eval()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p))
-    assert settings["class_path"].endswith(type(model).__name__)
     return model
 
 
@@ -47,6 +53,14 @@ def tasks(b: int = 3, nc: int = 7, nt: int = 5, seed: int = 0) -> TaskBatch:
     """Random tasks with dx = dy = 2."""
     g = torch.Generator().manual_seed(seed)
     return TaskBatch(*(torch.randn(b, n, 2, generator=g, dtype=torch.float64) for n in (nc, nc, nt, nt)))
+
+
+def tied_tasks() -> TaskBatch:
+    """Tasks in which points share a place, others come twice, and targets lie on them."""
+    t = tasks()
+    xc, yc = t.xc.clone(), t.yc.clone()
+    xc[:, 2:4], xc[:, 5:], yc[:, 5:] = xc[:, 1:2], xc[:, :2], yc[:, :2]
+    return t._replace(xc=xc, yc=yc, xt=xc[:, :5])
 
 
 def same(a, b, **tolerance) -> None:
@@ -67,9 +81,9 @@ def depends_on_context(model: NeuralProcess) -> None:
     assert differ(model(t.xc, t.yc, t.xt), model(t.xc + 1, t.yc, t.xt))
 
 
-def permutation_invariant(model: NeuralProcess, exact: bool = False) -> None:
+def permutation_invariant(model: NeuralProcess, exact: bool = False, t: TaskBatch | None = None) -> None:
     """The order of context points does not matter; `exact` means bit for bit. Where it matters, the traits say so."""
-    t = tasks()
+    t = t or tasks()
     order = torch.randperm(t.xc.shape[1], generator=torch.Generator().manual_seed(1))
     a, b = model(t.xc, t.yc, t.xt), model(t.xc[:, order], t.yc[:, order], t.xt)
     if model.traits["permutation_invariant"]:

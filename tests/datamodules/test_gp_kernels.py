@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import RBF, Matern, Mixed, Periodic, Product, SpectralMixture, Sum, WeaklyPeriodic
+from datamodules import RBF, FarFact, Matern, Mixed, Periodic, Product, SpectralMixture, Sum, WeaklyPeriodic
 from npexp.errors import ConfigError
 
 LOW, HIGH = (0.3, 0.9), (0.5, 2.0)
@@ -16,6 +16,7 @@ FAMILIES = {
     "matern52": Matern(2.5, LOW, HIGH),
     "periodic": Periodic(HIGH, LOW, HIGH),
     "weakly_periodic": WeaklyPeriodic(HIGH, LOW, (0.4, 1.4), (0.2, 1.0)),
+    "far_fact": FarFact(-0.4, 0.9, HIGH),
     "spectral_mixture": SpectralMixture(2, HIGH, LOW, HIGH),
     "sum": Sum([RBF(LOW, HIGH), Matern(0.5, LOW, HIGH)]),
     "product": Product([RBF(LOW, HIGH), Periodic(HIGH, LOW, LOW)]),
@@ -53,6 +54,9 @@ def closed_form(kernel, u, x1, x2):
             lag = delta[..., None]
             terms = np.exp(-2 * np.pi**2 * lag**2 * bandwidth**2) * np.cos(2 * np.pi * lag * frequency)
             return value(kernel.scale, u[0]) ** 2 * (terms @ (weight / weight.sum())).prod(-1)
+        case FarFact():
+            of1, of2 = (np.stack([(x <= -0.4) | (x > 0.9), x > -0.4], 1) for x in (x1[:, 0], x2[:, 0]))  # far, near
+            return value(kernel.scale, u[0]) ** 2 * (of1.astype(float) @ of2.T)
         case Sum() | Product():
             first, second = kernel.kernels
             one, two = (

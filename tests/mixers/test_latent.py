@@ -57,12 +57,45 @@ def test_isab_carries_nothing(layer):
     assert make_mixer("ist", SITE._replace(layer=1)).latents is None
 
 
-def test_order_of_latents_does_not_matter():
+@pytest.mark.parametrize("name", ["ist", "isab", "perceiver", "luna"])
+def test_order_of_latents_does_not_matter(name):
     torch.manual_seed(0)
-    unit, ctx = make_mixer("isab", SITE, {"num_latents": 4}).double(), tokens()
+    unit, ctx = make_mixer(name, SITE, {"num_latents": 4}).double(), tokens()
     before = unit.read(ctx, unit.summarise(ctx)[0])
     unit.latents.data.copy_(unit.latents.data.flip(0))
     torch.testing.assert_close(unit.read(ctx, unit.summarise(ctx)[0]), before, **CLOSE)
+
+
+def test_luna_packs_and_unpacks():
+    torch.manual_seed(0)
+    unit, ctx = make_mixer("luna", SITE, {"num_latents": 4}).double(), tokens()
+
+    def read(attention, x, y):
+        reference = torch.nn.MultiheadAttention(16, 2, bias=True, batch_first=True).double()
+        with torch.no_grad():
+            reference.in_proj_weight.copy_(torch.cat([attention.to_q.weight, attention.to_kv.weight]))
+            reference.in_proj_bias.zero_()
+            reference.out_proj.load_state_dict(attention.to_out.state_dict())
+        return reference(x, y, y)[0]
+
+    p = unit.norm(unit.latents).expand(3, -1, -1)
+    packed = read(unit.pack, p, ctx.h)
+    state, carry = unit.summarise(ctx)
+    torch.testing.assert_close(state.z, packed, **CLOSE)
+    torch.testing.assert_close(carry, p + packed, **CLOSE)
+    torch.testing.assert_close(unit.read(ctx, state), read(unit.attention, ctx.h, packed), **CLOSE)
+    later = make_mixer("luna", SITE._replace(layer=1), {"num_latents": 4}).double()
+    assert later.latents is None
+    expected = read(later.pack, later.norm(carry), ctx.h)
+    torch.testing.assert_close(later.summarise(ctx, carry)[0].z, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["ist", "isab", "perceiver", "luna"])
+def test_through_one_latent_the_context_is_one_vector(name):
+    torch.manual_seed(0)
+    unit, ctx = make_mixer(name, SITE, {"num_latents": 1}).double(), tokens()
+    read = unit.read(ctx, unit.summarise(ctx)[0])
+    torch.testing.assert_close(read, read[:, :1].expand_as(read), **CLOSE)
 
 
 def test_isanp_reads_the_encoders_latents_of_every_layer():

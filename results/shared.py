@@ -1,0 +1,110 @@
+"""What the scripts in folders here share: tables, training and scoring in this process, times taken in turns."""
+
+import copy
+import csv
+import fcntl
+import itertools
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import npexp
+from npexp.callbacks.seeding import mix
+from npexp.metrics import Evaluation
+from npexp.models.base import NeuralProcess
+from npexp.module import ADAPT_BATCHES
+from npexp.objectives import OBJECTIVES
+from npexp.schedules import WarmupCosine
+
+
+class Table:
+    """A CSV of finished rows: written whole or not at all, also by several processes side by side.
+
+    Args:
+        path: the file.
+        columns: its columns.
+        key: columns that tell rows apart.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], key: Sequence[str]):
+        self.path, self.columns, self.key = path, columns, key
+
+    def rows(self) -> list[dict[str, str]]:
+        """The rows so far."""
+        return list(csv.DictReader(self.path.open())) if self.path.exists() else []
+
+    def has(self, **row: Any) -> bool:
+        """Whether there is a row with these values in the key's columns."""
+        return self._words(row) in map(self._words, self.rows())
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Adds a row."""
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            rows = [*self.rows(), row]
+            temporary = self.path.with_suffix(f".{os.getpid()}")
+            with temporary.open("w", newline="") as file:
+                writer = csv.DictWriter(file, self.columns, extrasaction="ignore")
+                writer.writeheader()
+                writer.writerows(rows)
+            temporary.replace(self.path)
+        finally:
+            os.close(folder)
+        print({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items() if k in self.columns}, flush=True)
+
+    def _words(self, row: dict[str, Any]) -> tuple[str, ...]:
+        return tuple(str(row[k]) for k in self.key)
+
+
+def fit(net: NeuralProcess, data: Any, steps: int, lr: float, seed: int = 0) -> NeuralProcess:
+    """Trains a model in place, as `npexp fit` does with Adam and the settings of conf/base.yaml."""
+    seen = [data.make_batch("train", i) for i in range(ADAPT_BATCHES)]
+    net.train().adapt(torch.cat([torch.cat([b.xc, b.xt], 1).flatten(0, 1) for b in seen]))
+    optimizer = torch.optim.Adam(net.parameters(), lr, fused=True)
+    schedule = WarmupCosine(optimizer, total_steps=steps)
+    for i in range(steps):
+        torch.manual_seed(mix(seed, i, i % data.steps_per_epoch, 0))
+        _step(net, optimizer, data.make_batch("train", i))
+        schedule.step()
+    return net.eval()
+
+
+@torch.inference_mode()
+def score(net: NeuralProcess, data: Any, splits: Sequence[str] | None = None) -> dict[str, float]:
+    """Scores on the test sets, under the names of `npexp test`."""
+    found = {}
+    for split in splits or data.test_names:
+        scores = Evaluation(energy=False)
+        for batch in data.eval_batches(split):
+            scores.update(net(batch.xc, batch.yc, batch.xt, batch.mask_c, batch.mask_t), batch)
+        found |= {f"{split}/{key}": value for key, value in scores.compute().items()}
+    return found
+
+
+def step_seconds(nets: Sequence[NeuralProcess], data: Any, rounds: int = 12, steps: int = 6) -> list[float]:
+    """Processor time of a training step of each model: medians over rounds in which they take turns."""
+    nets = [copy.deepcopy(net).train() for net in nets]
+    takers = [(net, torch.optim.Adam(net.parameters(), 1e-6, fused=True)) for net in nets]
+    batches = itertools.cycle(data.make_batch("train", i) for i in range(24))
+    times: list[list[float]] = [[] for _ in nets]
+    for _ in range(rounds):
+        for taken, (net, optimizer) in zip(times, takers, strict=True):
+            start = time.process_time()
+            for batch in itertools.islice(batches, steps):
+                _step(net, optimizer, batch)
+            taken.append((time.process_time() - start) / steps)
+    return [statistics.median(taken) for taken in times]
+
+
+def _step(net: NeuralProcess, optimizer: torch.optim.Optimizer, batch: npexp.TaskBatch) -> None:
+    loss = OBJECTIVES["loglik"](net, batch, 1).total
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+    optimizer.step()
