@@ -26,7 +26,7 @@ def test_equals_the_matrix_of_mixed_weights():
 
 
 def test_many_features_give_softmax_beyond_the_window_too():
-    """The error goes as the root of the number of features: a quarter, over a few draws, with some room for luck."""
+    """The error goes as the root of the number of features: a quarter, with some room for luck."""
     unit, (ctx, _) = mixer("scatterbrain", window=1), tokens()
     dense = mixer("dense")
     dense.attention.load_state_dict(unit.attention.state_dict())
@@ -37,5 +37,5 @@ def test_many_features_give_softmax_beyond_the_window_too():
         for _ in range(10):
             unit.w = orthogonal(2, m, 4).double()
             away.append((unit.read(ctx, unit.summarise(ctx)[0]) - expected)[ctx.mask])
-        errors.append(torch.stack(away).square().mean().sqrt())
-    assert errors[1] < errors[0] / 3
+        errors.append(torch.stack(away).abs().median())  # a mean would be that of a few
+    assert errors[0] / 6 < errors[1] < errors[0] / 2.5
