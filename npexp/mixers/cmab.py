@@ -48,7 +48,7 @@ class CMAB(Mixer):
     magnifies rounding errors by the share of a pool's mass that is left; pools know their errors, and a removal that
     would spoil one is refused.
 
-    Use it when the context is a stream. With all data at hand "ist" or "perceiver" learn faster.
+    Use it when the context is a stream. With all data at hand "ist" or "lbanp" learn faster.
 
     Args:
         site: where in the model it sits.

@@ -18,7 +18,7 @@ class LatentState(NamedTuple):
 
 
 class _Latent(Mixer):
-    """Latents that read the context: Z <- MAB(Z, C), optionally followed by Z <- SAB(Z).
+    """Latents that read the context: Z <- MAB(Z, C), followed by a tower of Z <- SAB(Z).
 
     Carried ones go on to the next layer, others start afresh there. Time O(nc m + nt m + m^2) per layer, state O(m).
     Not updatable: queries (carried latents) or keys (a context that moves on) depend on the data; see "cmab".
@@ -33,7 +33,7 @@ class _Latent(Mixer):
     family = "latent"
     published = "n m"
     carried: bool
-    tower: bool
+    tower: int
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class _Latent(Mixer):
         own = site.layer == 0 or not self.carried
         self.latents = nn.Parameter(init_stddev * torch.randn(num_latents, site.dz)) if own else None
         self.pool = CrossBlock(site.dz, site.num_heads, dim_feedforward, norm_keys=False)
-        self.self_block = SelfBlock(site.dz, site.num_heads, dim_feedforward) if self.tower else None
+        self.self_blocks = nn.ModuleList(SelfBlock(site.dz, site.num_heads, dim_feedforward) for _ in range(self.tower))
         self.norm = nn.LayerNorm(site.dz)
         self.attention = Attention(site.dz, site.num_heads)
 
@@ -55,8 +55,8 @@ class _Latent(Mixer):
         """Latents that have read the context."""
         z = carry if self.carried and carry is not None else self.latents.expand(ctx.h.shape[0], -1, -1)
         z = self.pool(z, ctx.h, ctx.mask)
-        if self.self_block is not None:
-            z = self.self_block(z)
+        for block in self.self_blocks:
+            z = block(z)
         return LatentState(z), z
 
     def read(self, q: Tokens, state: LatentState) -> Tensor:
@@ -69,11 +69,11 @@ class IST(_Latent):
     """Induced-set Transformer: the context reads the latents back and moves on.
 
     The pseudo-token form of Ashman et al. 2024 (arXiv 2406.12409), after the induced set attention of Lee et al. 2019
-    (arXiv 1810.00825) but with latents carried across layers. More accurate than "perceiver" at the same m, dearer in
+    (arXiv 1810.00825) but with latents carried across layers. More accurate than "lbanp" at the same m, dearer in
     nc; neither can be updated.
     """
 
-    carried, tower = True, False
+    carried, tower = True, 0
     paper = "2406.12409"
     cost = "nc m + nt m"
 
@@ -86,24 +86,35 @@ class ISAB(_Latent):
     reaches the next through the context alone. "ist" is the better choice unless layers should forget.
     """
 
-    carried, tower = False, False
+    carried, tower = False, 0
     paper = "1810.00825"
     cost = "nc m + nt m"
 
 
-@register("perceiver")
-class Perceiver(_Latent):
-    """Latents read the raw context at every layer, then each other (Jaegle et al. 2021, arXiv 2103.03206).
+@register("lbanp")
+class LBANP(_Latent):
+    """Latents read the raw context at every layer, then each other; targets read every layer's (arXiv 2211.08458).
 
-    With the targets reading every layer's latents this is LBANP (Feng et al. 2023, arXiv 2211.08458). The context is
-    never updated, which makes it cheaper than "ist" on long contexts.
+    The mixer of the latent bottlenecked attentive NP (Feng et al. 2023). The context is never updated, which makes it
+    cheaper than "ist" on long contexts.
     """
 
-    carried, tower = True, True
-    paper = "2103.03206, 2211.08458"
+    carried, tower = True, 1
+    paper = "2211.08458"
     published = "n m + m^2"
     contexts = ("raw",)
     cost = "nc m + m^2 + nt m"
+
+
+@register("perceiver")
+class Perceiver(LBANP):
+    """Perceiver (Jaegle et al. 2021, arXiv 2103.03206; IO: 2107.14795): "lbanp" with two self-attentions per read.
+
+    More work on the latents for each look at the context: for long contexts that are cheap to sum up.
+    """
+
+    tower = 2
+    paper = "2103.03206, 2107.14795"
 
 
 @register("luna")

@@ -49,7 +49,7 @@ class LBANP(TransformerNP):
             dx,
             dy,
             PointEmbedding(dx, dy, dz, depth_embedding, num_frequencies=num_frequencies),
-            Stack(dx, "perceiver", num_layers, dz, num_heads, dim_feedforward, latents),
+            Stack(dx, "lbanp", num_layers, dz, num_heads, dim_feedforward, latents),
             dz,
             dim_head,
             likelihood,

@@ -47,6 +47,27 @@ def test_isab_through_its_own_points_is_self_attention_twice():
     torch.testing.assert_close(block(c)[0], mab(block.spread, c, mab(block.pool, c, c)), **CLOSE)
 
 
+@pytest.mark.parametrize(("name", "tower"), [("ist", 0), ("lbanp", 1), ("perceiver", 2)])
+def test_latents_read_the_context_then_each_other(name, tower):
+    """One cross-attention and a tower of self-attentions, all through PyTorch's; later layers carry on."""
+    torch.manual_seed(0)
+    unit, ctx = make_mixer(name, SITE, {"num_latents": 4}).double(), tokens()
+
+    def latents(z, unit):
+        z = mab(unit.pool, z, ctx.h)
+        assert len(unit.self_blocks) == tower
+        for block in unit.self_blocks:
+            block.norm_keys = block.norm
+            z = mab(block, z, z)
+        return z
+
+    z = latents(unit.latents.expand(3, -1, -1), unit)
+    state, carry = unit.summarise(ctx)
+    torch.testing.assert_close(state.z, z, **CLOSE)
+    later = make_mixer(name, SITE._replace(layer=1)).double()
+    torch.testing.assert_close(later.summarise(ctx, carry)[0].z, latents(z, later), **CLOSE)
+
+
 @pytest.mark.parametrize("layer", [0, 1])
 def test_isab_carries_nothing(layer):
     """Every layer starts from latents of its own, where "ist" goes on with those of the layer before."""
@@ -57,7 +78,7 @@ def test_isab_carries_nothing(layer):
     assert make_mixer("ist", SITE._replace(layer=1)).latents is None
 
 
-@pytest.mark.parametrize("name", ["ist", "isab", "perceiver", "luna"])
+@pytest.mark.parametrize("name", ["ist", "isab", "lbanp", "perceiver", "luna"])
 def test_order_of_latents_does_not_matter(name):
     torch.manual_seed(0)
     unit, ctx = make_mixer(name, SITE, {"num_latents": 4}).double(), tokens()
@@ -90,7 +111,7 @@ def test_luna_packs_and_unpacks():
     torch.testing.assert_close(later.summarise(ctx, carry)[0].z, expected, **CLOSE)
 
 
-@pytest.mark.parametrize("name", ["ist", "isab", "perceiver", "luna"])
+@pytest.mark.parametrize("name", ["ist", "isab", "lbanp", "perceiver", "luna"])
 def test_through_one_latent_the_context_is_one_vector(name):
     torch.manual_seed(0)
     unit, ctx = make_mixer(name, SITE, {"num_latents": 1}).double(), tokens()
