@@ -18,8 +18,9 @@ from npexp.mixers.base import find_mixer
 from npexp.models.base import NeuralProcess
 
 SHELL = {"dx": 1, "dy": 1, "num_layers": 3}  # and what conf/model/tnp.yaml says
-WIDTH = 128  # of the dense one's feed-forward networks
+WIDTH = 384  # of the dense one's feed-forward networks: wide enough for most latents to have their weights too
 WIDTHS = {"gmlp": "dim_hidden", "all_attention": "num_persistent"}  # of those without feed-forward networks
+OWN = {"product_key": {"num_keys": 24}}  # of those whose weights do not follow a width
 NARROWEST = 16  # a narrower feed-forward network would be another architecture
 TOLERANCE = 0.02  # models whose sizes differ by less count as equal
 
@@ -50,7 +51,7 @@ def options(name: str) -> dict[str, Any]:
 def build(name: str, dim: int = WIDTH, settings: dict[str, Any] | None = None, **more: Any) -> NeuralProcess:
     """The shell with a mixer, whose own width is the shell's where it has one and nobody says otherwise."""
     own = WIDTHS.get(name, "dim_feedforward")
-    settings = ({own: dim} if own in options(name) else {}) | (settings or {})
+    settings = ({own: dim} if own in options(name) else {}) | OWN.get(name, {}) | (settings or {})
     return npexp.build("tnp", **SHELL, mixer=name, mixer_args=settings, dim_feedforward=dim, **more)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import bounds
 import torch
-from match import build, match, options
+from match import OWN, build, match, options
 
 import npexp
 from npexp.mixers.base import registered
@@ -54,10 +54,10 @@ BOUNDS = {
 
 
 def settings(name: str, task: str) -> dict[str, Any]:
-    """What a mixer's settings are on a task where they are less than its own."""
+    """A mixer's settings where they are not its defaults: so that sizes match, or so that it sees less."""
     own = options(name)
     known = set(own) - (set() if registered()[name].family in LOCAL else set(NARROW))
-    return {key: value for key, value in SETTINGS[task].items() if key in known and value < own[key]}
+    return OWN.get(name, {}) | {k: v for k, v in SETTINGS[task].items() if k in known and v < own[k]}
 
 
 def measure(name: str, task: str, data: Any, seed: int, steps: int) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def linear_attention(gram: Tensor, cross: Tensor, scale: Tensor) -> Ridge:
 
 def each_alone(gram: Tensor, cross: Tensor, scale: Tensor) -> Ridge:
     """A = I + diag(D G D): every feature is normalised, as if it were orthogonal to the others on the context."""
-    a = 1 + scale.square() * gram.diagonal(dim1=1, dim2=2)[:, None]
+    a = 1 + scale.square() * gram.to(scale.dtype).diagonal(dim1=1, dim2=2)[:, None]
     return _diagonal(1 / a, a.log().sum(-1), cross, scale)
 
 
@@ -68,7 +68,8 @@ def autograd_rows(gram: Tensor, scale: Tensor, whiten: Tensor, phi: Tensor) -> T
 
 def explicit_inverse(gram: Tensor, cross: Tensor, scale: Tensor) -> Ridge:
     """A^-1 formed, and everything through it: in float32 with gradients, as the model computes then."""
-    a = scale[..., None] * gram[:, None] * scale[..., None, :] + torch.eye(gram.shape[-1], dtype=gram.dtype)
+    eye = torch.eye(gram.shape[-1], dtype=scale.dtype)
+    a = scale[..., None] * gram.to(scale.dtype)[:, None] * scale[..., None, :] + eye
     inverse = torch.linalg.inv(a)
     right = scale[..., None] * cross[:, None]
     return Ridge(scale[..., None] * (inverse @ right), torch.linalg.slogdet(a)[1], inverse)
