@@ -78,8 +78,8 @@ def read_lists(q: Float[Tensor, "b h m dh"], label: Int[Tensor, "b h m"], lists:
     k, v = (t.flatten(2, 3).flatten(0, 1)[:, None] for t in lists[:2])
     real = lists.real.flatten(0, 1).flatten(1)
 
-    def allowed(slots: Tensor, some: slice) -> Tensor:
-        return real.gather(1, slots.flatten(1)).view(slots.shape)[:, :, None]
+    def allowed(slots: Tensor, some: Tensor) -> Tensor:
+        return real[(some // groups.label.shape[1])[:, None], slots][:, None]
 
     rows = groups.fill(q.flatten(0, 1))[:, None]
     found: Any = attend_blocks(rows, k, v, groups.label[..., None], allowed, w)

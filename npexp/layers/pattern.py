@@ -24,7 +24,7 @@ class Rows(NamedTuple):
         x: inputs, `[b, m, dx]`.
         n: real context points of the task, `[b]`.
         real: which rows are real, `[b, m]`.
-        own: whether the rows are the context itself, in order, so that neighbours can share what they read.
+        own: whether the rows are the context itself, in order.
     """
 
     rank: Tensor
@@ -105,7 +105,7 @@ def lay_out(pattern: Pattern, k: Tensor, v: Tensor, rows: Rows) -> Layout:
 def attend_pattern(pattern: Pattern, q: Tensor, rows: Rows, layout: Layout, using: Any = attend) -> Any:
     """Each row `[b, h, m, dh]` attends to the keys that the pattern allows: O(m) times what one sees.
 
-    Rows that are the context itself are taken in groups of neighbours that share what is gathered.
+    Rows are taken in groups of neighbours that share what is gathered, the larger the more rows there are.
 
     Args:
         pattern: who may attend to whom.
@@ -114,27 +114,33 @@ def attend_pattern(pattern: Pattern, q: Tensor, rows: Rows, layout: Layout, usin
         layout: the keys.
         using: what is done with a row's keys, see `attend_blocks`.
     """
-    place, own = pattern.place(rows), rows.own and rows.real.shape[1] > 0
-    real, r = rows.real, pattern.size if own else 1
-    order = layout.order if own and pattern.regroup else None
-    if order is not None:
-        q = q.gather(2, order[:, None, :, None].expand_as(q))
-        place, real = layout.place, layout.real
-    low, high, real, there = (_in_groups(t, r) for t in (*pattern.spans(place, layout.codes, rows.n), real, place))
+    place, real, (m, nc) = pattern.place(rows), rows.real, (q.shape[2], layout.k.shape[2])
+    # as many rows as the keys they share, where rows are as dense as keys
+    r = pattern.size if rows.own and m else min(max(pattern.size * m // max(nc, 1), 1), pattern.size)
+    order = None
+    if r > 1:
+        codes = pattern.codes(place) if pattern.regroup else None
+        if codes is not None or not rows.own:
+            order = torch.where(real, rows.rank if codes is None else codes, NOWHERE).argsort(dim=1, stable=True)
+            q = q.gather(2, order[:, None, :, None].expand_as(q))
+            place = place.gather(1, order[..., None].expand_as(place))
+            real = real.gather(1, order)
+    spans = pattern.spans(place, layout.codes, rows.n)
+    low, high, real, there = (_in_groups(t, r) for t in (*spans, real, place))
     high = torch.where(real[..., None], high, -1)
+    there, groups = there.flatten(0, 1), max(there.shape[1], 1)
 
-    def allowed(slots: Tensor, some: slice) -> Tensor:
-        index = slots.flatten(1)
-        known = layout.real.gather(1, index).view(slots.shape)[:, :, None]
-        keys = layout.place.gather(1, index[..., None].expand(*index.shape, place.shape[-1]))
-        return known & pattern.allowed(there[:, some, :, None], keys.view(*slots.shape, place.shape[-1])[:, :, None])
+    def allowed(slots: Tensor, some: Tensor) -> Tensor:
+        task = (some // groups)[:, None]
+        seen = pattern.allowed(there[some][:, :, None], layout.place[task, slots][:, None])
+        return seen & layout.real[task, slots][:, None]
 
-    table = cover(low.flatten(2), high.flatten(2), pattern.size, layout.k.shape[2])
+    table = cover(low.flatten(2), high.flatten(2), pattern.size, nc)
     grouped = _in_groups(q.transpose(1, 2), r).movedim(3, 1)
     read = attend_blocks(grouped, layout.k, layout.v, table, allowed, pattern.size, using)
     if isinstance(read, Tensor):
-        return _one_by_one(read, q.shape[2], order)
-    return type(read)(*(_one_by_one(t, q.shape[2], order) for t in read))
+        return _one_by_one(read, m, order)
+    return type(read)(*(_one_by_one(t, m, order) for t in read))
 
 
 def _in_groups(t: Tensor, r: int) -> Tensor:

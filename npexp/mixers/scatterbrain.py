@@ -77,7 +77,7 @@ class Scatterbrain(PatternMixer):
         kv, rows, (pattern,) = self.attention.project(ctx.h), rows_of(ctx), self.patterns()
         with torch.autocast(ctx.h.device.type, enabled=False):  # which would round the sums
             phi = self._log_features(kv.k).exp() * rows.real[:, None, :, None]
-            layout = lay_out(pattern, torch.cat([kv.k, phi], -1), torch.cat([kv.v, torch.zeros_like(phi)], -1), rows)
+            layout = lay_out(pattern, torch.cat([kv.k, phi], -1), kv.v, rows)
             return ScatterState(layout, phi.mT @ kv.v, phi.sum(2)), carry
 
     def read(self, q: Tokens, state: ScatterState) -> Tensor:
@@ -97,7 +97,6 @@ class Scatterbrain(PatternMixer):
 
     def _near(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Near:
         (q, phi_q), (k, phi_k) = (t.tensor_split([self.dh], -1) for t in (q, k))
-        v = v[..., : self.dh]
         part = attend_part(q, k, v, mask)
         weight = (phi_q @ phi_k.mT) * mask[:, None]
         return Near(part.out, part.lse, weight @ v, weight.sum(-1))

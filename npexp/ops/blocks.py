@@ -5,6 +5,7 @@ and a predicate says which of their keys each row may attend to. Time and memory
 number of keys there are, with ordinary gradients on every device.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -48,47 +49,66 @@ def cover(low: Int[Tensor, "b g s"], high: Int[Tensor, "b g s"], size: int, num_
 def attend_blocks(
     q: Float[Tensor, "b h g r dh"],
     k: Float[Tensor, "b h n dh"],
-    v: Float[Tensor, "b h n dh"],
+    v: Float[Tensor, "b h n dv"],
     table: Int[Tensor, "b g t"],
-    allowed: Callable[[Tensor, slice], Tensor],
+    allowed: Callable[[Tensor, Tensor], Tensor],
     size: int,
     using: Callable[..., Any] = attend,
 ) -> Any:
     """Attention of g groups of r rows over the blocks in their table: O(g r t size dh); 0 for a row without keys.
+
+    Groups with lists of similar length are taken together, so that one long list is no burden to the others.
 
     Args:
         q: queries.
         k: keys in slots.
         v: values in slots.
         table: blocks that each group reads, from `cover`; -1 for none.
-        allowed: from slots `[b, g', l]` and the slice of groups they belong to, to which of them each row may attend
-            to, `[b, g', r, l]`. Slots behind the last key never count.
+        allowed: from slots `[c, l]` of some groups, and which these are, `[c]`, as numbers below b g, to which of the
+            slots each row may attend, `[c, r, l]`. Slots behind the last key never count.
         size: slots per block.
         using: `attend`, whose result is `[b, h, g, r, dh]`, or a function of the same arguments whose result is a
             NamedTuple of tensors `[b, h, g, r, ...]`, such as `attend_part`.
     """
-    (b, h, groups, _, dh), (n, t) = q.shape, (k.shape[2], table.shape[2])
+    (b, h, groups), (n, dh) = q.shape[:3], k.shape[2:]
     blocks = max(-(-n // size), 1)
-    packed = pad(torch.stack([k, v.to(k.dtype)], -2).transpose(1, 2), (0, 0, 0, 0, 0, 0, 0, blocks * size - n))
-    packed = packed.reshape(b * blocks, size * h * 2 * dh)
-    start = blocks * torch.arange(b, device=q.device)[:, None, None]
+    packed = pad(torch.cat([k, v.to(k.dtype)], -1).transpose(1, 2), (0, 0, 0, 0, 0, blocks * size - n))
+    packed = packed.reshape(b * blocks, -1)
+    rows, table = q.transpose(1, 2).flatten(0, 1), table.flatten(0, 1)
+    start = blocks * torch.arange(b, device=q.device).repeat_interleave(groups)[:, None]
     within = torch.arange(size, device=q.device)
-    step = max(GATHERED // max(b * t * size * h * dh, 1), 1)
-    found = []
-    for i in range(0, max(groups, 1), step):
-        some = slice(i, i + step)
-        listed = table[:, some]
-        own = packed.index_select(0, (start + listed.clamp_min(0)).flatten())
-        own = own.reshape(b * listed.shape[1], t * size, h, 2, dh).transpose(1, 2)
-        slots = torch.where(listed[..., None] >= 0, listed[..., None] * size + within, n).flatten(2)
-        mask = (allowed(slots.clamp_max(max(n - 1, 0)), some) & (slots < n)[:, :, None]).flatten(0, 1)
-        rows = q[:, :, some].movedim(2, 1).flatten(0, 1)
-        found.append(using(rows, own[..., 0, :], own[..., 1, :], mask))
+    found, parts = [], _chunks(table, packed.shape[1])
+    for some, longest in parts:
+        listed = table[some, :longest]
+        own = packed.index_select(0, (start[some] + listed.clamp_min(0)).flatten())
+        own = own.reshape(len(some), longest * size, h, k.shape[3] + v.shape[3]).transpose(1, 2)
+        slots = torch.where(listed[..., None] >= 0, listed[..., None] * size + within, n).flatten(1)
+        mask = allowed(slots.clamp_max(max(n - 1, 0)), some) & (slots < n)[:, None]
+        found.append(using(rows.index_select(0, some), own[..., :dh], own[..., dh:], mask))
+    back = torch.cat([some for some, _ in parts]).argsort()
+
+    def join(chunks: Sequence[Tensor]) -> Tensor:
+        """Chunks `[c, h, r, ...]` as one `[b, h, g, r, ...]`."""
+        return torch.cat(list(chunks)).index_select(0, back).unflatten(0, (b, groups)).transpose(1, 2)
+
     if isinstance(found[0], Tensor):
-        return _join(found, b)
-    return type(found[0])(*(_join(parts, b) for parts in zip(*found, strict=True)))
+        return join(found)
+    return type(found[0])(*(join(chunks) for chunks in zip(*found, strict=True)))
 
 
-def _join(chunks: Sequence[Tensor], b: int) -> Tensor:
-    """Chunks `[b g', h, r, ...]` as one `[b, h, g, r, ...]`."""
-    return torch.cat([chunk.unflatten(0, (b, -1)) for chunk in chunks], 1).transpose(1, 2)
+def _chunks(table: Tensor, weight: int) -> list[tuple[Tensor, int]]:
+    """Which groups are taken together, `[c]`, and how many blocks the longest of their lists has; at least one chunk.
+
+    Lists in a chunk differ in length by a factor of two at most, and its keys and values, `weight` numbers per block,
+    fit into what may be gathered at a time.
+    """
+    listed = (table >= 0) * torch.arange(1, table.shape[1] + 1, device=table.device)
+    lengths, order = pad(listed, (1, 0)).amax(1).sort(descending=True, stable=True)
+    ordered, chunks, i = lengths.tolist(), [], 0
+    while i < len(ordered) or not chunks:
+        longest = ordered[i] if ordered else 0
+        most = min(len(ordered), i + max(GATHERED // max(longest * weight, 1), 1))
+        j = bisect_right(ordered, -longest / 2, i, most, key=lambda length: -length)
+        chunks.append((order[i:j], longest))
+        i = j
+    return chunks

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from npexp.ops.attention import attend_naive, attend_part
-from npexp.ops.blocks import attend_blocks, cover
+from npexp.ops.blocks import GATHERED, _chunks, attend_blocks, cover
 
 
 def randn(*shape, seed=0):
@@ -36,8 +36,7 @@ def test_equals_attention_under_a_mask_with_gradients(gathered, monkeypatch):
     rule = torch.rand(2, 4, 2, 11, generator=torch.Generator().manual_seed(3)) < 0.7
 
     def allowed(slots, some):
-        index = slots[:, :, None].expand(-1, -1, 2, -1)
-        return rule[:, some].gather(3, index)
+        return rule.flatten(0, 1)[some].gather(2, slots[:, None].expand(-1, 2, -1))
 
     mask = torch.zeros(2, 4, 11, dtype=torch.bool)
     for b in range(2):
@@ -47,10 +46,13 @@ def test_equals_attention_under_a_mask_with_gradients(gathered, monkeypatch):
     mask = (mask[:, :, None] & rule).flatten(1, 2)
     leaves = [t.requires_grad_() for t in (q, k, v)]
     out = attend_blocks(q, k, v, table, allowed, 4)
+    wide = torch.cat([torch.zeros_like(v), v], -1)
+    wider = attend_blocks(q, k, wide, table, allowed, 4, lambda q, k, v, mask: attend_naive(q, k, v[..., 5:], mask))
     part = attend_blocks(q, k, v, table, allowed, 4, attend_part)
     expected = attend_naive(q.flatten(2, 3), k, v, mask).unflatten(2, (4, 2))
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(part.out, expected)
+    torch.testing.assert_close(wider, expected)
     logits = torch.einsum("bhqd,bhkd->bhqk", q.flatten(2, 3), k) / 5**0.5
     lse = logits.masked_fill(~mask[:, None], -torch.inf).logsumexp(-1).unflatten(2, (4, 2))
     torch.testing.assert_close(part.lse, lse)
@@ -63,6 +65,21 @@ def test_equals_attention_under_a_mask_with_gradients(gathered, monkeypatch):
 def test_nothing_to_read_is_zero_with_a_graph():
     q, k = randn(1, 2, 3, 1, 4).requires_grad_(), randn(1, 2, 0, 4)
     table = torch.full((1, 3, 0), -1)
-    out = attend_blocks(q, k, k, table, lambda slots, some: torch.ones(1, 3, 1, 0, dtype=torch.bool), 4)
+    out = attend_blocks(q, k, k, table, lambda slots, some: torch.ones(3, 1, 0, dtype=torch.bool), 4)
     assert out.shape == (1, 2, 3, 1, 4) and not out.any()
     out.sum().backward()
+
+
+def test_a_long_list_is_no_burden_to_short_ones():
+    """What is gathered for each group is less than twice what it reads, and every group is read once."""
+    g = torch.Generator().manual_seed(0)
+    lengths = torch.cat([torch.tensor([700]), torch.randint(0, 9, (200,), generator=g)])[
+        torch.randperm(201, generator=g)
+    ]
+    table = torch.where(torch.arange(700) < lengths[:, None], torch.arange(700), -1)
+    chunks = _chunks(table, weight=64)
+    assert torch.cat([some for some, _ in chunks]).sort()[0].tolist() == list(range(201))
+    assert len(chunks) < 8
+    for some, longest in chunks:
+        assert longest == lengths[some].max() and (2 * lengths[some] >= longest).all()
+    assert max(len(some) for some, _ in _chunks(table, weight=GATHERED)) == (lengths == 0).sum()
