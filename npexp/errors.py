@@ -58,7 +58,7 @@ class UnknownNameError(NPError, KeyError):
 def suggest(name: str, known: Iterable[str]) -> str:
     """A hint such as "did you mean 'cmanp'?", or the list of names when none is near."""
     names = sorted(known)
-    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    near = get_close_matches(str(name), names, n=3, cutoff=0.5)  # what came may be of any type
     if near:
         return "did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
     return f"known: {', '.join(names)}"
@@ -72,4 +72,11 @@ def at_least(name: str, value: Any, low: int | float) -> Any:
     kinds, kind = (int, "an integer") if isinstance(low, int) else (int | float, "a number")
     if not (isinstance(value, kinds) and math.isfinite(value) and value >= low):
         raise ConfigError(f"expected {name} to be {kind}, at least {low}, got {value!r}: correct it")
+    return value
+
+
+def positive(name: str, value: Any) -> Any:
+    """Returns `value` when it is a finite number above 0, else raises `ConfigError`."""
+    if not (isinstance(value, int | float) and 0 < value < math.inf):
+        raise ConfigError(f"expected {name} > 0, a finite number, got {value!r}: correct it")
     return value

@@ -49,33 +49,38 @@ class Slopes(NamedTuple):
 Table = dict[str, dict[int, Cell]]  # by name and size
 
 
-def layer(name: str, n: int, site: Site = SITE) -> tuple[Mixer, Tokens]:
-    """A mixer with its defaults, and one task of n context points in order, evenly spread but for some jitter."""
+def layers(name: str, n: int, site: Site = SITE) -> tuple[list[Mixer], Tokens]:
+    """One layer with default settings, or those that take turns, and one task of n points in order, evenly spread."""
     torch.manual_seed(0)
-    mixer = make_mixer(name, site).eval()
+    turns = find_mixer(name)[0].period(site)
+    mixers = [make_mixer(name, site._replace(layer=i)).eval() for i in range(turns)]
     x = (torch.arange(n)[:, None] + 0.5 * torch.rand(n, site.dx)) / DENSITY
     slot = torch.arange(n)[None]
-    rank = slot if mixer.needs_order else None
-    return mixer, Tokens(torch.randn(1, n, site.dz), x[None], None, torch.tensor([n]), rank, None, slot)
+    rank = slot if mixers[0].needs_order else None
+    return mixers, Tokens(torch.randn(1, n, site.dz), x[None], None, torch.tensor([n]), rank, None, slot)
 
 
 @torch.no_grad()
-def run(mixer: Mixer, ctx: Tokens) -> None:
-    """Summarises the context, which reads the summary; where it never does, its rows stand for as many targets."""
-    state, _ = mixer.summarise(ctx)
-    mixer.read(mixer.shorten(ctx, state), state)
+def run(mixers: list[Mixer], ctx: Tokens) -> None:
+    """Each summarises the context, which reads the summary; where it never does, its rows stand for as many targets."""
+    carry = None
+    for mixer in mixers:
+        state, carry = mixer.summarise(ctx, carry)
+        mixer.read(mixer.shorten(ctx, state), state)
 
 
 def state_bytes(name: str) -> str:
     """Bytes of one layer's state for n context points, such as "512 n + 64", exact for multiples of 256.
 
+    Of layers that take turns it is that of the largest.
+
     What is no straight line in n is given by its growth at the largest sizes, such as "about 256 n^1.5".
     """
     sizes, held = (512, 1024, 2048), []
     for n in sizes:
-        mixer, ctx = layer(name, n)
+        mixers, ctx = layers(name, n)
         with torch.no_grad():
-            held.append(nbytes(mixer.summarise(ctx)[0]))
+            held.append(max(nbytes(mixer.summarise(ctx)[0]) for mixer in mixers))
     slope, rest = divmod(held[1] - held[0], sizes[1] - sizes[0])
     constant = held[0] - slope * sizes[0]
     if rest or slope * sizes[2] + constant != held[2]:
@@ -185,13 +190,13 @@ def measure(name: str, n: int) -> Cell | None:
 def _measure_here(name: str, n: int) -> Cell:
     """The first pass gives the peak, the fastest of up to five the time: whatever disturbs only makes it longer."""
     torch.set_num_threads(1)
-    run(*layer(name, 64))  # what is loaded on first use
-    mixer, ctx = layer(name, n)
+    run(*layers(name, 64))  # what is loaded on first use
+    mixers, ctx = layers(name, n)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is in use
     before, seconds = _memory("VmHWM"), []
     while len(seconds) < 5 and sum(seconds) < 2.0:
         start = time.perf_counter()
-        run(mixer, ctx)
+        run(mixers, ctx)
         seconds.append(time.perf_counter() - start)
         if len(seconds) == 1:
             peak = max(_memory("VmHWM") - before, 1)

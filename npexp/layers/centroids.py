@@ -16,41 +16,49 @@ def cosines(h: Float[Tensor, "b s n d"], mu: Float[Tensor, "b s c d"]) -> Float[
         return normalize(h.to(mu.dtype), dim=-1) @ mu.mT
 
 
+def check_decay(decay: float) -> float:
+    """Returns `decay` when it is a number from 0 to below 1, else raises `ConfigError`."""
+    if not (isinstance(decay, int | float) and 0 <= decay < 1):
+        raise ConfigError(f"expected decay to be a number, at least 0 and below 1, got {decay!r}: correct it")
+    return decay
+
+
 class Centroids(nn.Module):
     """Directions, found by online k-means (Roy et al. 2020, arXiv 2003.05997): no gradient moves them.
 
     In training each one follows the mean direction of the rows nearest to it, by an exponential moving average over
-    steps; one that attracts nothing stays. A step is taken at the next pass, so that nothing changes before gradients
-    have been computed. Otherwise they are frozen.
+    passes; one that attracts nothing stays. All passes of a loss, see `collect_penalties`, use the same centroids, also
+    where the backward pass computes them again: they move when the next loss begins. Otherwise they are frozen.
 
     Args:
         num_sets: s, sets of centroids, each for rows of its own.
         num_centroids: c, per set.
         dim: d, size of a row.
-        decay: how much of a centroid is left after a step, 0 to 1.
+        decay: how much of a centroid is left after a pass, 0 to below 1.
     """
 
     def __init__(self, num_sets: int, num_centroids: int, dim: int, decay: float):
         super().__init__()
         at_least("num_centroids", num_centroids, 1)
-        if not 0 <= decay <= 1:
-            raise ConfigError(f"expected decay to be between 0 and 1, got {decay!r}: correct it")
-        self.decay = decay
+        self.decay, self.moved_in = check_decay(decay), 0
         self.register_buffer("mu", normalize(torch.randn(num_sets, num_centroids, dim), dim=-1))
         self.register_buffer("ahead", self.mu.clone())
 
     def forward(self, h: Float[Tensor, "b s n d"], mask: Bool[Tensor, "b n"] | None = None) -> Float[Tensor, "b s c d"]:
         """The centroids to use for now, of unit norm; in training they take note of the real rows: O(n c d)."""
-        if not (self.training and collecting()):
-            return self._now(h)
-        self.mu.copy_(self.ahead)
+        block = self.training and collecting()
+        if block and block != self.moved_in:
+            self.mu.copy_(self.ahead)
+            self.moved_in = block
         mu = self._now(h)
+        if not block:
+            return mu
         with torch.no_grad(), torch.autocast(h.device.type, enabled=False):
             rows = normalize(h.to(mu.dtype), dim=-1)
             total, count = sum_members(rows, cosines(rows, mu).argmax(-1), mu.shape[2], mask)
             total, count = total.sum(0), count.sum(0)
-            moved = normalize(self.decay * mu[0] + (1 - self.decay) * total / count.clamp_min(1), dim=-1)
-            self.ahead.copy_(torch.where(count > 0, moved, mu[0]))
+            moved = normalize(self.decay * self.ahead + (1 - self.decay) * total / count.clamp_min(1), dim=-1)
+            self.ahead.copy_(torch.where(count > 0, moved, self.ahead))
         return mu
 
     def _now(self, h: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from npexp.errors import at_least
+from npexp.errors import at_least, positive
 from npexp.layers.blocks import CrossBlock
 
 
@@ -31,6 +31,7 @@ class InducedBlock(nn.Module):
     ):
         super().__init__()
         at_least("num_latents", num_latents, 1)
+        positive("init_stddev", init_stddev)
         self.latents = nn.Parameter(init_stddev * torch.randn(num_latents, dz))
         self.pool = CrossBlock(dz, num_heads, dim_feedforward)
         self.spread = CrossBlock(dz, num_heads, dim_feedforward) if refine else None

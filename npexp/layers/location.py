@@ -1,13 +1,11 @@
 """Learned places in the input space for latent tokens."""
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from npexp.errors import ConfigError
+from npexp.errors import positive
 from npexp.layers.mlp import mlp
 
 
@@ -17,8 +15,7 @@ def spread(m: int, dx: int, reach: float) -> Float[Tensor, "m dx"]:
     Raises:
         ConfigError: a reach that is not a positive number.
     """
-    if not 0 < reach < math.inf:
-        raise ConfigError(f"expected location_range > 0, half the width of the inputs' range, got {reach}")
+    positive("location_range", reach)
     return reach * (2 * torch.quasirandom.SobolEngine(dx, scramble=True, seed=0).draw(m) - 1)
 
 

@@ -7,30 +7,38 @@ such a block, as in prediction and in passes that only repeat a forward pass, no
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import count
 
 from torch import Tensor
 
-_TERMS: ContextVar[list[Tensor] | None] = ContextVar("_TERMS", default=None)
+_BLOCKS = count(1)
+_NOW: ContextVar[tuple[int, list[Tensor]] | None] = ContextVar("_NOW", default=None)
 
 
 @contextmanager
 def collect_penalties() -> Iterator[list[Tensor]]:
     """A list that fills with the terms of the forward passes inside the block."""
     terms: list[Tensor] = []
-    token = _TERMS.set(terms)
+    token = _NOW.set((next(_BLOCKS), terms))
     try:
         yield terms
     finally:
-        _TERMS.reset(token)
+        _NOW.reset(token)
 
 
-def collecting() -> bool:
-    """Whether a loss is being computed: also the time for layers to update statistics of their own."""
-    return _TERMS.get() is not None
+def collecting() -> int:
+    """Number of the block we are in, 0 for none.
+
+    A loss is being computed in a block: also the time for layers to update statistics of their own. What a pass uses
+    must stay the same throughout, as the backward pass may compute any of its passes again; numbers only ever grow, so
+    that a new one tells when the next step is due.
+    """
+    now = _NOW.get()
+    return 0 if now is None else now[0]
 
 
 def penalise(term: Tensor) -> None:
     """Adds a scalar, in nats per target, to the loss that is being computed, if any."""
-    terms = _TERMS.get()
-    if terms is not None:
-        terms.append(term)
+    now = _NOW.get()
+    if now is not None:
+        now[1].append(term)

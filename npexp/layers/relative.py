@@ -1,6 +1,5 @@
 """Attention that sees where tokens are only through differences of their inputs: nothing depends on an origin."""
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from npexp.batch import real
-from npexp.errors import ConfigError, at_least
+from npexp.errors import at_least, positive
 from npexp.layers.attention import check_heads
 from npexp.layers.mlp import FeedForward, mlp
 from npexp.ops.scan import scan_attend
@@ -31,7 +30,7 @@ class RadialBias(nn.Module):
     def __init__(self, num_heads: int, num_basis: int, reach: float):
         super().__init__()
         at_least("num_basis", num_basis, 1)
-        _check_reach(reach)
+        positive("reach", reach)
         # the first term is a bump at 0 as wide as the spacing of the others
         centre = torch.linspace(0, reach, num_basis).expand(num_heads, -1)
         self.a = nn.Parameter(torch.randn(num_heads, num_basis))
@@ -214,8 +213,3 @@ def _sharp(network: nn.Sequential) -> nn.Sequential:
             p.mul_(4)
         network[-1].weight.mul_(8)
     return network
-
-
-def _check_reach(reach: float) -> None:
-    if not 0 < reach < math.inf:
-        raise ConfigError(f"expected reach > 0, a distance in units of x, got {reach}")

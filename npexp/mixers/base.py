@@ -124,6 +124,11 @@ class Mixer(nn.Module, ABC):
             "exponent": cls.exponent,
         }
 
+    @classmethod
+    def period(cls, site: Site) -> int:
+        """How many layers in turn do something different; shared weights are shared among every so many."""
+        return 1
+
     @property
     def traits(self) -> dict[str, Any]:
         """What holds for this mixer; the contract suite proves it."""

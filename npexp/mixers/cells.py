@@ -28,6 +28,9 @@ def code(coordinates: Tensor) -> Tensor:
     return total
 
 
+MOST = 4  # inputs, of which each multiplies the number of neighbours by three
+
+
 class Neighbours(Pattern):
     """Keys in the row's own cell and the cells around it, corners included."""
 
@@ -115,12 +118,17 @@ class CellMixer(PatternMixer):
     needs_order = False
     published = "n w"
     cost = "(nc + nt) w"
+    exponent = 2.0  # over a fixed domain; 1 where the domain grows, or cells shrink, with nc
     dense_limit = {"width": 10.0**6}
 
     def __init__(self, site: Site, width: float = 0.5):
         super().__init__(site)
         if not 0 < width < float("inf"):
             raise ConfigError(f"expected width > 0, in units of x, got {width}")
+        if site.dx > MOST:
+            raise ConfigError(
+                f"expected at most {MOST} inputs, got {site.dx}: use 'kernel' or 'ist', which need no cells"
+            )
         self.width, self.dx = width, site.dx
 
 
@@ -167,6 +175,10 @@ class Swin(CellMixer):
 
     paper = "2103.14030"
 
+    @classmethod
+    def period(cls, site: Site) -> int:
+        return 2
+
     def patterns(self) -> list[Pattern]:
         return [SameCell(self.width, self.width / 2 if self.layer % 2 else 0.0)]
 
@@ -181,7 +193,10 @@ class Axial(CellMixer):
     paper = "1912.12180"
     published = "n sqrt(n)"
     cost = "(nc + nt) sqrt(nc)"
-    exponent = 2.0  # at a fixed width; sqrt(nc) if cells shrink so that each holds one point
+
+    @classmethod
+    def period(cls, site: Site) -> int:
+        return site.dx
 
     def patterns(self) -> list[Pattern]:
         return [Line(self.width, self.layer % self.dx)]
@@ -198,7 +213,6 @@ class CCNet(CellMixer):
     paper = "1811.11721"
     published = "n sqrt(n)"
     cost = "(nc + nt) sqrt(nc)"
-    exponent = 2.0  # as for "axial"
     dense_limit = None  # two passes
 
     def patterns(self) -> list[Pattern]:

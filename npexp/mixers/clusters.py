@@ -9,7 +9,7 @@ from torch.nn.functional import normalize, pad
 from npexp.batch import real
 from npexp.errors import at_least
 from npexp.layers.attention import Attention
-from npexp.layers.centroids import Centroids, cosines
+from npexp.layers.centroids import Centroids, check_decay, cosines
 from npexp.layers.groups import Lists, group_rows, read_lists, sum_members
 from npexp.layers.pattern import NOWHERE, Pattern
 from npexp.layers.penalty import penalise
@@ -143,8 +143,7 @@ class ClusterFormer(PatternMixer):
     each cluster into chunks; a row reads one chunk of the nearest cluster that has any, that of its own rank. Windows
     see what is near in x, clusters what is alike. Centroids are learned by online k-means.
 
-    Needs two layers to do what it is for, and layers that do not share their weights. Time O((nc + nt) (w + c + k) dz)
-    after sorting, state O(nc).
+    Needs two layers to do what it is for. Time O((nc + nt) (w + c + k) dz) after sorting, state O(nc).
 
     Args:
         site: where in the model it sits.
@@ -163,8 +162,12 @@ class ClusterFormer(PatternMixer):
     def __init__(self, site: Site, window: int = 16, num_clusters: int = 16, chunk: int = 32, decay: float = 0.99):
         super().__init__(site)
         self.window, self.chunk = at_least("window", window, 1), at_least("chunk", chunk, 1)
-        at_least("num_clusters", num_clusters, 1)
+        at_least("num_clusters", num_clusters, 1), check_decay(decay)  # in layers without clusters, too
         self.centroids = Centroids(1, num_clusters, site.dz, decay) if site.layer % 2 else None
+
+    @classmethod
+    def period(cls, site: Site) -> int:
+        return 2
 
     def patterns(self) -> list[Pattern]:
         return [Window(self.window)]

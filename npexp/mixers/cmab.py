@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from npexp.errors import PrecisionError, at_least
+from npexp.errors import PrecisionError, at_least, positive
 from npexp.layers.attention import Attention
 from npexp.layers.blocks import CrossBlock, SelfBlock
 from npexp.layers.location import Locations
@@ -82,6 +82,7 @@ class CMAB(Mixer):
         super().__init__()
         at_least("num_latents", num_latents, 1)
         at_least("num_block_latents", num_block_latents, 1)
+        positive("init_stddev", init_stddev)
         dz, h = site.dz, site.num_heads
         self.latents = nn.Parameter(init_stddev * torch.randn(num_latents, dz)) if site.layer == 0 else None
         self.block_latents = nn.Parameter(init_stddev * torch.randn(num_block_latents, dz))

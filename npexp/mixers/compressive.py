@@ -7,7 +7,7 @@ from torch import Tensor
 
 from npexp.errors import ConfigError, at_least
 from npexp.layers.pattern import Layout, Pattern, Rows, attend_pattern, lay_out
-from npexp.layers.penalty import penalise
+from npexp.layers.penalty import collecting, penalise
 from npexp.mixers.base import Carry, Site, Tokens, register
 from npexp.mixers.pattern import PatternMixer, rows_of
 from npexp.mixers.pooled import Compression, pooled_rows
@@ -92,6 +92,10 @@ class Compressive(PatternMixer):
     def reach(self) -> int:
         return 2 * self.segment + self.memory * self.rate
 
+    @classmethod
+    def period(cls, site: Site) -> int:
+        return 2
+
     def patterns(self) -> list[Pattern]:
         length = self.memory * self.rate
         start = 2 * self.segment if self.back < 0 else -self.segment - length
@@ -109,7 +113,8 @@ class Compressive(PatternMixer):
             lay_out(memory, few.k, few.v, fewer),
         )
         state = Remembered(*layouts)
-        if self.training:
+        # with gradients also where nobody collects: a layer that is computed again needs the same graph
+        if self.training and (torch.is_grad_enabled() or collecting()):
             penalise(self.reconstruction * self._lost(ctx, state))
         return state, carry
 

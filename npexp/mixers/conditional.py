@@ -46,6 +46,10 @@ class _MixtureOfExperts(_Conditional):
         self.sparse = site.layer % self.every == 0
         self.num_experts, self.balance = at_least("num_experts", num_experts, self.top_k), balance
 
+    @classmethod
+    def period(cls, site: Site) -> int:
+        return cls.every
+
     def feedforward(self, dz: int, dim: int, activation: Activation) -> nn.Module:
         """The experts, or what the stack has anyway in a layer without."""
         if not self.sparse:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from npexp.batch import real
-from npexp.errors import at_least
+from npexp.errors import at_least, positive
 from npexp.layers.location import spread
 from npexp.layers.relative import DifferenceBias, JointLogits, RelativeAttention, RelativeBlock
 from npexp.mixers.base import Carry, Mixer, Site, Tokens, register
@@ -41,11 +41,19 @@ class TE(RelativeMixer):
 
 
 class PseudoTokens(NamedTuple):
-    """Latents `[b, m, dz]`, their places `[b, m, dx]`, and whether the context has given them any, `[b, m]`."""
+    """Latents, their places, and whether the context has given them any.
+
+    Args:
+        z: `[b, m, dz]`.
+        x: `[b, m, dx]`, counted from the origin.
+        mask: `[b, m]`.
+        origin: the first context point, `[b, 1, dx]`; 0 if there is none.
+    """
 
     z: Tensor
     x: Tensor
     mask: Tensor
+    origin: Tensor
 
 
 class _Pseudo(Mixer):
@@ -87,6 +95,7 @@ class _Pseudo(Mixer):
     ):
         super().__init__()
         at_least("num_latents", num_latents, 1)
+        positive("init_stddev", init_stddev)
         dz, network = site.dz, (site, dim_hidden, joint, tile)
         self.first = site.layer == 0
         if self.first:
@@ -106,22 +115,26 @@ class _Pseudo(Mixer):
 
     def summarise(self, ctx: Tokens, carry: Carry = None) -> tuple[PseudoTokens, Carry]:
         """Latents, placed by the first layer, that have read the context."""
-        z, x, mask = self._start(ctx) if carry is None else carry
-        z = self.pool(z, x, ctx.h, ctx.x, ctx.mask)
+        state = self._start(ctx) if carry is None else carry
+        z, x = self.pool(state.z, state.x, ctx.h, ctx.x - state.origin, ctx.mask), state.x
         if self.self_block is not None:
             z = self.self_block(z, x, z, x)
-        state = PseudoTokens(z, x, mask)
+        state = state._replace(z=z)
         return state, state
 
     def read(self, q: Tokens, state: PseudoTokens) -> Tensor:
         """Attention of each row over the latents."""
-        return self.attention(q.h, q.x, self.attention.project(self.norm(state.z), state.x, state.mask))
+        return self.attention(q.h, q.x - state.origin, self.attention.project(self.norm(state.z), state.x, state.mask))
 
     def _start(self, ctx: Tokens) -> PseudoTokens:
-        weights = self.weights(ctx).to(ctx.x.dtype)
-        with torch.autocast(ctx.x.device.type, enabled=False):  # places must not be rounded: x may be large
-            x = weights @ ctx.x + self.offsets.to(ctx.x.dtype)
-        return PseudoTokens(self.latents.expand(len(x), -1, -1), x, (ctx.n > 0)[:, None].expand(x.shape[:2]))
+        weights, there = self.weights(ctx).to(ctx.x.dtype), real(ctx.mask, ctx.h)
+        first = (there & (there.cumsum(1) == 1))[..., None]
+        # sums of differences stay exact where x is far from 0; they depend on no origin, and neither do gradients
+        origin = torch.where(first, ctx.x, torch.zeros_like(ctx.x)).sum(1, keepdim=True).detach()
+        with torch.autocast(ctx.x.device.type, enabled=False):  # places must not be rounded
+            x = weights @ (ctx.x - origin) + self.offsets.to(ctx.x.dtype)
+        mask = (ctx.n > 0)[:, None].expand(x.shape[:2])
+        return PseudoTokens(self.latents.expand(len(x), -1, -1), x, mask, origin)
 
 
 @register("te_ist")

@@ -10,8 +10,8 @@ from npexp.errors import at_least
 from npexp.mixers.base import Site, register
 from npexp.mixers.linear import KernelMixer
 
-LARGEST = 60.0  # log of the largest feature of a key, so that sums of many stay finite in float32
-SMALLEST = 1e-20  # smallest sum of a feature over keys that is told from 0
+LARGEST = 60.0  # of the logs of keys' features, up or down: float32 holds each, and sums of many
+SMALLEST = 1e-30  # smallest sum of a feature over keys that is told from 0
 
 
 @register("performer")
@@ -22,8 +22,11 @@ class Performer(KernelMixer):
     attention, provided that |q| and |k| are about 1: at 4, as after a layer norm with 16 channels per head, no
     affordable number will do, and it is best seen as a kernel of its own, or given a temperature. The w are drawn once.
 
-    Exponents of keys are at most |w|^2 / 2, so that they need no running maximum, and the state stays a plain sum: with
-    `context="raw"` points are inserted and removed exactly. Rows are stabilised when they read.
+    The state is a plain sum without a running maximum, so that with `context="raw"` points are inserted and removed
+    exactly. For that, |k| must have a bound, or features of large keys would be 0 in float32: after scaling, norms r of
+    keys and queries become r / (1 + (r / R)^4)^(1/4), which is r up to half of R and stays below R. There features are
+    between exp(-60) and exp(60); R = sqrt(w^2 + 120) - w with the largest |w| is about 6.7 for heads of 16 channels and
+    5 for heads of 64. Rows are stabilised when they read.
 
     Args:
         site: where in the model it sits.
@@ -35,7 +38,7 @@ class Performer(KernelMixer):
     paper = "2009.14794"
     published = "n"
     cost = "(nc + nt) m dz"
-    floor = 1e-12  # for empty contexts: other denominators are at least 1
+    floor = 1e-12  # for empty contexts: other denominators are at least 1, as no feature of a key is 0
 
     def __init__(self, site: Site, num_features: int = 64, temperature: float | None = None):
         super().__init__(site)
@@ -47,9 +50,9 @@ class Performer(KernelMixer):
             self.log_temperature = nn.Parameter(torch.full((site.num_heads, 1, 1), start))
 
     def features(self, k: Tensor) -> Tensor:
-        """exp(w.k - |k|^2 / 2), cut off where only heads of a hundred channels get."""
+        """exp(w.k - |k|^2 / 2)."""
         k = self._scale(k)
-        return (k @ self.w.mT - k.square().sum(-1, keepdim=True) / 2).clamp_max(LARGEST).exp()
+        return (k @ self.w.mT - k.square().sum(-1, keepdim=True) / 2).exp()
 
     def query_features(self, q: Tensor, z: Tensor) -> Tensor:
         """exp(w.q) up to a factor that makes the largest term of each row's denominator 1."""
@@ -58,10 +61,14 @@ class Performer(KernelMixer):
         return (logits - terms.detach().amax(-1, keepdim=True)).exp()
 
     def _scale(self, y: Tensor) -> Tensor:
-        """Half of the logits' scale for either side."""
+        """Half of the logits' scale for either side, and the bound on norms."""
         if self.log_temperature is None:
-            return y * y.shape[-1] ** -0.25
-        return normalize(y, dim=-1, eps=1e-6) * (self.log_temperature / 2).exp()
+            y = y * y.shape[-1] ** -0.25
+        else:
+            y = normalize(y, dim=-1, eps=1e-6) * (self.log_temperature / 2).exp()
+        largest = self.w.norm(dim=-1).amax()
+        bound = (largest.square() + 2 * LARGEST).sqrt() - largest  # where bound largest + bound^2 / 2 = LARGEST
+        return y * (1 + (y.square().sum(-1, keepdim=True) / bound.square()).square()) ** -0.25
 
 
 @register("rfa")

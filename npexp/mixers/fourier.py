@@ -1,5 +1,6 @@
 """Fourier mixing: FNet at the places where the points are."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -24,7 +25,8 @@ class FNetX(Additive):
 
     Z_f = sum_j exp(-i w_f.x_j) FFT(h_j), read at x as Re sum_f exp(i w_f.x) Z_f / n, with frequencies in place of the
     ranks that scattered points do not have. Sees differences of x only; the state is a plain sum, so that with
-    `context="raw"` points are inserted and removed exactly. Time O((nc + nt) f dz), state O(f dz).
+    `context="raw"` points are inserted and removed exactly. Angles are computed in float64, where there is one. Time
+    O((nc + nt) f dz), state O(f dz).
 
     The cheapest mixer that knows where points are, and a coarse one: what matters is never looked up, only low-passed.
 
@@ -65,6 +67,9 @@ class FNetX(Additive):
             return ((cos @ z.real - sin @ z.imag) * scale[:, None, None]).to(q.h.dtype)
 
     def _waves(self, x: Tensor) -> Tensor:
-        """Cosines and sines, `[b, 2, n, f]`."""
-        angle = x.to(torch.promote_types(x.dtype, torch.float32)) @ self.frequencies.mT
+        """Cosines and sines, `[b, 2, n, f]`; far from the origin float32 would lose what is left of whole turns."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        wide = dtype if x.device.type == "mps" else torch.float64  # which that lacks
+        turns = x.to(wide) @ (self.frequencies.to(wide) / (2 * math.pi)).mT
+        angle = 2 * math.pi * (turns - turns.detach().round()).to(dtype)
         return torch.stack([angle.cos(), angle.sin()], 1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from npexp.batch import real
-from npexp.errors import at_least
+from npexp.errors import at_least, positive
 from npexp.layers.attention import KeyValue
 from npexp.layers.blocks import CrossBlock
 from npexp.layers.pattern import Layout, Pattern, Rows, attend_pattern, lay_out
@@ -102,6 +102,7 @@ class _Global(PatternMixer):
         super().__init__(site)
         self.window = at_least("window", window, 1)
         at_least("num_globals", num_globals, 1)
+        positive("init_stddev", init_stddev)
         own = site.layer == 0
         self.latents = nn.Parameter(init_stddev * torch.randn(num_globals, site.dz)) if own else None
         self.norm_latents = nn.LayerNorm(site.dz)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from npexp.errors import at_least
+from npexp.errors import at_least, positive
 from npexp.layers.attention import Attention
 from npexp.layers.blocks import CrossBlock, SelfBlock
 from npexp.mixers.base import Carry, Mixer, Site, Tokens, register
@@ -44,6 +44,7 @@ class _Latent(Mixer):
     ):
         super().__init__()
         at_least("num_latents", num_latents, 1)
+        positive("init_stddev", init_stddev)
         own = site.layer == 0 or not self.carried
         self.latents = nn.Parameter(init_stddev * torch.randn(num_latents, site.dz)) if own else None
         self.pool = CrossBlock(site.dz, site.num_heads, dim_feedforward, norm_keys=False)
@@ -138,6 +139,7 @@ class Luna(Mixer):
     def __init__(self, site: Site, num_latents: int = 32, init_stddev: float = 1.0):
         super().__init__()
         at_least("num_latents", num_latents, 1)
+        positive("init_stddev", init_stddev)
         self.latents = nn.Parameter(init_stddev * torch.randn(num_latents, site.dz)) if site.layer == 0 else None
         self.norm = nn.LayerNorm(site.dz)
         self.pack = Attention(site.dz, site.num_heads)

@@ -53,7 +53,7 @@ class LongShort(PatternMixer):
         """Keys and values, and their averages; none of an empty context."""
         kv, (window,) = self.attention.project(ctx.h, ctx.mask), self.patterns()
         w = self.projection.expand(len(ctx.h), -1, -1, -1)
-        averages = (attend_part(w, kv.k, t, kv.mask).out for t in (kv.k, kv.v))
+        averages = attend_part(w, kv.k, torch.cat([kv.k, kv.v], -1), kv.mask).out.chunk(2, -1)
         some = (ctx.n > 0)[:, None].expand(w.shape[0], w.shape[2])
         k, v = (self.norm_short(t) for t in (kv.k, kv.v))
         long = KeyValue(*(self.norm_long(t) for t in averages), some)

@@ -66,6 +66,10 @@ class MemoryCompressed(PatternMixer):
     def patterns(self) -> list[Pattern]:
         return [Blocks(self.block)]
 
+    @classmethod
+    def period(cls, site: Site) -> int:
+        return 2
+
     def summarise(self, ctx: Tokens, carry: Carry = None) -> tuple[tuple[Layout, ...] | KeyValue, Carry]:
         """Keys and values, compressed in odd layers."""
         if self.compress is None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from npexp.errors import at_least
+from npexp.errors import at_least, positive
 from npexp.layers.attention import Attention
 from npexp.layers.blocks import CrossBlock, SelfBlock
 from npexp.mixers.base import Carry, Mixer, Site, Tokens, register
@@ -84,6 +84,7 @@ class PMA(_Pool):
 
     def __init__(self, site: Site, num_seeds: int = 32, dim_feedforward: int = 128, init_stddev: float = 1.0):
         super().__init__(site, dim_feedforward)
+        positive("init_stddev", init_stddev)
         first, shape = site.layer == 0, (at_least("num_seeds", num_seeds, 1), site.dz)
         self.seeds = nn.Parameter(init_stddev * torch.randn(shape)) if first else None
         self.block = CrossBlock(site.dz, site.num_heads, dim_feedforward, norm_keys=False) if first else None

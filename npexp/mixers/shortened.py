@@ -1,5 +1,7 @@
 """Mixers that merge consecutive points on their way from layer to layer, around attention to all that are left."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -71,6 +73,18 @@ class Funnel(_Shortening):
         return pool_tokens(ctx, self.stride) if self.shortens else ctx
 
 
+class MergedState(NamedTuple):
+    """Keys, values and mask of the points, see `KeyValue`, and the weights by which blocks were merged into them.
+
+    Those are `[b, n, blocks]`; None where nothing was merged.
+    """
+
+    k: Tensor
+    v: Tensor
+    mask: Tensor | None
+    weight: Tensor | None
+
+
 @register("charformer")
 class Charformer(_Shortening):
     """Charformer (Tay et al. 2021, arXiv 2106.12672): points are merged once, by a gradient-based block tokeniser.
@@ -96,22 +110,29 @@ class Charformer(_Shortening):
         self.block, self.stride = at_least("block", block, 1), at_least("stride", stride, 1)
         self.score = nn.Linear(site.dz, 1, bias=False) if site.layer == 0 else None
 
-    def summarise(self, ctx: Tokens, carry: Carry = None) -> tuple[KeyValue, Carry]:
-        """Keys and values of the merged points."""
-        return super().summarise(self._merge(ctx), carry)
+    def summarise(self, ctx: Tokens, carry: Carry = None) -> tuple[MergedState, Carry]:
+        """Keys and values of the merged points, and how they were merged."""
+        weight = None
+        if self.score is not None:
+            means = self._means(ctx)
+            weight = self.score(means)[..., 0].softmax(-1)
+            ctx = self._merge(ctx, means, weight)
+        kv, carry = super().summarise(ctx, carry)
+        return MergedState(*kv, weight), carry
 
-    def shorten(self, ctx: Tokens, state: KeyValue) -> Tokens:
-        """The merged points."""
-        return self._merge(ctx)
+    def read(self, q: Tokens, state: MergedState) -> Tensor:
+        """Attention of each row over all of them."""
+        return super().read(q, KeyValue(*state[:3]))
 
-    def _merge(self, ctx: Tokens) -> Tokens:
-        if self.score is None:
-            return ctx
-        n, means, scores = ctx.h.shape[1], [], []
-        for size in range(1, self.block + 1):
-            mean = mean_ranks(ctx.h, size, ctx.mask)
-            for candidates, t in ((means, mean), (scores, self.score(mean))):
-                candidates.append(t.repeat_interleave(size, 1)[:, :n])
-        weight = torch.cat(scores, -1).softmax(-1)  # [b, n, blocks]
-        h = (weight[..., None, :] @ torch.stack(means, -2))[..., 0, :]
+    def shorten(self, ctx: Tokens, state: MergedState) -> Tokens:
+        """The merged points, by the weights that gave the keys, whatever norm stood between."""
+        return ctx if state.weight is None else self._merge(ctx, self._means(ctx), state.weight)
+
+    def _means(self, ctx: Tokens) -> Tensor:
+        """Of each rank's blocks, `[b, n, blocks, dz]`."""
+        means = ((size, mean_ranks(ctx.h, size, ctx.mask)) for size in range(1, self.block + 1))
+        return torch.stack([t.repeat_interleave(size, 1)[:, : ctx.h.shape[1]] for size, t in means], 2)
+
+    def _merge(self, ctx: Tokens, means: Tensor, weight: Tensor) -> Tokens:
+        h = (weight[..., None, :] @ means)[..., 0, :]
         return pool_tokens(ctx._replace(h=h), self.stride)

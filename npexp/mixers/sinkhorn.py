@@ -13,12 +13,14 @@ from npexp.mixers.windows import below, root
 
 
 def balance(logits: Tensor, valid: Tensor, iterations: int) -> Tensor:
-    """A doubly stochastic matrix (Sinkhorn 1964): columns and rows of exp(logits) normalised in turn, rows last.
+    """Towards a doubly stochastic matrix (Sinkhorn 1964): columns and rows of exp(logits) normalised in turn.
+
+    Rows come last and sum to 1 whatever the rounds. Columns only tend to 1, the slower the further logits are apart.
 
     Args:
         logits: `[..., n, n]`.
         valid: entries that count, `[..., n, n]`, all of some rows and the same columns; others become 0.
-        iterations: rounds; a few bring the sums of columns near 1.
+        iterations: rounds.
     """
     lowest = torch.finfo(logits.dtype).min / 4  # finite, as logsumexp of nothing has no gradient
     for dim in [-2, -1] * iterations:
@@ -31,9 +33,10 @@ def balance(logits: Tensor, valid: Tensor, iterations: int) -> Tensor:
 class Sinkhorn(Mixer):
     """Sparse Sinkhorn attention (Tay et al. 2020, arXiv 2002.11296): each block reads itself and a sorted partner.
 
-    The context is cut into blocks of ranks. A bilinear form of their means, balanced to a doubly stochastic matrix R,
-    says which block each one is sent: row i reads the keys and values of its own block and of sum_j R_ij block_j.
-    Heads have an R each. Targets read as their rank's block does.
+    The context is cut into blocks of ranks. A bilinear form of their means, balanced towards a doubly stochastic matrix
+    R, says which block each one is sent: row i reads the keys and values of its own block and of sum_j R_ij block_j.
+    What is sent to a place is the average over the blocks that have the place, and weighs in the softmax as much as R
+    gives to those. Heads have an R each. Targets read as their rank's block does.
 
     Sees beyond "local_block" at the price of blending blocks; averaged keys are vague, and "reformer" or "routing"
     keep them apart. With blocks of the square root of nc, time O((nc + nt) sqrt(nc) dz), state O(nc).
@@ -42,7 +45,7 @@ class Sinkhorn(Mixer):
         site: where in the model it sits.
         block: ranks per block; None takes the square root of each task's nc. Fixed, blending costs nc^2 / block.
         iterations: rounds of balancing.
-        temperature: of the sorting network; lower is nearer to a permutation.
+        temperature: of the sorting network; lower is nearer to a permutation, and takes more rounds to balance.
     """
 
     family = "learned"
@@ -57,7 +60,8 @@ class Sinkhorn(Mixer):
 
     def __init__(self, site: Site, block: int | None = None, iterations: int = 8, temperature: float = 0.75):
         super().__init__()
-        at_least("block", block or 1, 1)
+        if block is not None:
+            at_least("block", block, 1)
         self.block, self.iterations = block, at_least("iterations", iterations, 1)
         if at_least("temperature", temperature, 0.0) == 0:
             raise ConfigError("expected temperature to be positive, got 0: take a small one such as 0.1")
@@ -86,14 +90,21 @@ class Sinkhorn(Mixer):
         r = self._sort(mean, there.any(2))
         with torch.autocast(k.device.type, enabled=False):
             sent_k, sent_v = (torch.einsum("bhij,bhjwd->bhiwd", r, t) for t in (k, v))
-            weight = r @ known.to(r.dtype)
-        real = torch.cat([weight > 0, known.expand_as(weight)], 3)
-        return Lists(torch.cat([sent_k, k], 3), torch.cat([sent_v, v], 3), real), carry
+            share = r @ known.to(r.dtype)
+            least = torch.finfo(share.dtype).eps  # below is round-off
+            some = share.clamp_min(least)[..., None]
+            bias = torch.cat([some.log(), torch.zeros_like(k[..., :1])], 3) * (k.shape[-1] + 1) ** 0.5
+            k, v = torch.cat([sent_k / some, k], 3), torch.cat([sent_v / some, v], 3)
+        real = torch.cat([share > least, known.expand_as(share)], 3)
+        return Lists(torch.cat([k, bias], -1), pad(v, (0, 1)), real), carry
 
     def read(self, q: Tokens, state: Lists) -> Tensor:
         """Attention of each row over the list of its block."""
         heads, label = self.attention.query(q.h), below(rows_of(q)) // self._size(q.n)
-        return self.attention.merge(read_lists(heads, label[:, None].expand(heads.shape[:3]), state))
+        d = heads.shape[-1]
+        # one column more: it meets the bias, and the scale of the softmax is that of d again
+        heads = pad(heads * ((d + 1) / d) ** 0.5, (0, 1), value=1.0)
+        return self.attention.merge(read_lists(heads, label[:, None].expand(heads.shape[:3]), state)[..., :d])
 
     def _sort(self, mean: Tensor, there: Tensor) -> Tensor:
         """R `[b, h, count, count]` from block means `[b, count, dz]`."""

@@ -39,8 +39,8 @@ class Entmax(Dense):
 
     @property
     def alpha(self) -> Float[Tensor, " h"]:
-        """Between 1.001, as the softmax itself is a limit only, and 2."""
-        return 1 + self.a.sigmoid().clamp_min(1e-3)
+        """Between 1.001, as the softmax itself is a limit only, and 1.999; halfway at a = 0."""
+        return 1.001 + 0.998 * self.a.sigmoid()
 
     def read(self, q: Tokens, state: KeyValue) -> Tensor:
         """Sparse attention of each row over all points."""

@@ -75,7 +75,7 @@ class Stack(nn.Module):
         activation: of the feed-forward networks: "relu", "gelu" or "geglu".
         norm_first: pre-norm with a final layer norm (True), or post-norm.
         share_layers: one block, passed num_layers times, as in the Universal Transformer (arXiv 1807.03819) and ALBERT
-            (arXiv 1909.11942).
+            (arXiv 1909.11942); a block each for layers that take turns.
         checkpoint: keeps only what goes from layer to layer for the backward pass and computes the rest again: less
             memory, a third more time (arXiv 1604.06174). Gradients stay the same.
         causal: with `context="read"`, context tokens come with `Tokens.seen` set, so that old ones never change and
@@ -122,9 +122,9 @@ class Stack(nn.Module):
         separate = self.raw or not tie_read
 
         def layers(count: int, norm_context: bool) -> nn.ModuleList:
-            if share_layers and count:
-                return nn.ModuleList([block(0, norm_context)] * count)
-            return nn.ModuleList(block(i, norm_context) for i in range(count))
+            own = min(count, find_mixer(mixer)[0].period(Site(dx, dz, num_heads, 0))) if share_layers else count
+            made = [block(i, norm_context) for i in range(own)]
+            return nn.ModuleList(made[i % own] for i in range(count))
 
         self.blocks = layers(num_layers, separate and norm_first)
         # the context's own blocks, where it has any

@@ -29,7 +29,7 @@ class Window(Pattern):
 
     def __init__(self, width: int, dilation: int = 1):
         self.width, self.dilation = width, dilation
-        self.size = block_size(width * dilation)
+        self.size = block_size(width)
 
     def place(self, rows: Rows) -> Tensor:
         return rows.rank[..., None]
@@ -39,9 +39,17 @@ class Window(Pattern):
         near = (k - q).abs() <= 2 * self.width * self.dilation
         return near if self.dilation == 1 else near & ((k // 2 - q // 2) % self.dilation == 0)
 
+    def codes(self, place: Tensor) -> Tensor | None:
+        return None if self.dilation == 1 else self._code(place[..., 0] // 2, place[..., 0])
+
     def spans(self, place: Tensor, codes: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
         reach = 2 * self.width * self.dilation
-        return -((reach - place) // 2), (place + reach) // 2
+        low, high = -((reach - place) // 2), (place + reach) // 2
+        return (low, high) if self.dilation == 1 else within(codes, self._code(low, place), self._code(high, place))
+
+    def _code(self, rank: Tensor, place: Tensor) -> Tensor:
+        """Among the ranks that a row at this place may see, those from 0 on; others have other codes."""
+        return (place // 2 % self.dilation << 40) + rank.clamp_min(0)
 
 
 class Blocks(Pattern):
@@ -210,6 +218,10 @@ class LocalBlock(PatternMixer):
         super().__init__(site)
         self.block = at_least("block", block, 1)
 
+    @classmethod
+    def period(cls, site: Site) -> int:
+        return 2
+
     @property
     def reach(self) -> int:
         return self.block
@@ -352,6 +364,10 @@ class TransformerXL(PatternMixer):
     def __init__(self, site: Site, segment: int = 32, forward: bool = False):
         super().__init__(site)
         self.segment, self.forward = at_least("segment", segment, 1), forward
+
+    @classmethod
+    def period(cls, site: Site) -> int:
+        return 2
 
     @property
     def reach(self) -> int:

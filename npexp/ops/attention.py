@@ -44,7 +44,7 @@ class Part(NamedTuple):
     """Softmax attention over some of the keys, in a form that can be merged with the rest.
 
     Args:
-        out: average of the values, `[b, h, nq, dh]`.
+        out: average of the values, `[b, h, nq, dv]`.
         lse: log-sum-exp of the masked logits, `[b, h, nq]`; -inf for an empty key set.
     """
 
@@ -55,7 +55,7 @@ class Part(NamedTuple):
 def attend_part(
     q: Float[Tensor, "b h nq dh"],
     k: Float[Tensor, "b h nk dh"],
-    v: Float[Tensor, "b h nk dh"],
+    v: Float[Tensor, "b h nk dv"],
     mask: Bool[Tensor, "b *nq nk"] | None = None,
     scale: float | None = None,
     bias: Float[Tensor, "#b h nq nk"] | None = None,

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 CELL = 2.0**-10  # side of a Morton cell, in units of x; finer differences are resolved by the tie-break on x
+BOX = 8.0  # the cells reach at least that far from 0: where there are too few bits for that they are larger
 
 
 def curve_key(x: Float[Tensor, "b n dx"]) -> Tensor:
@@ -22,7 +23,7 @@ def curve_key(x: Float[Tensor, "b n dx"]) -> Tensor:
         return x[..., 0]
     bits = 63 // dx
     half = 1 << (bits - 1)
-    cells = (x.double() / CELL).floor().clamp(-half, half - 1).long() + half
+    cells = (x.double() / max(CELL, BOX / half)).floor().clamp(-half, half - 1).long() + half
     code = torch.zeros_like(cells[..., 0])
     for bit in range(bits):
         for axis in range(dx):

@@ -46,7 +46,7 @@ def tiny(name: str, seed: int = 0, **overrides) -> NeuralProcess:
 
 def tiny_mixer(mixer: str, wiring: str, **overrides) -> NeuralProcess:
     """A small TNP around a mixer."""
-    return tiny("tnp", mixer=mixer, context=wiring, num_layers=3, **overrides)
+    return tiny("tnp", **{"mixer": mixer, "context": wiring, "num_layers": 3, **overrides})
 
 
 def tasks(b: int = 3, nc: int = 7, nt: int = 5, seed: int = 0) -> TaskBatch:

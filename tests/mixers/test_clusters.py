@@ -121,6 +121,8 @@ def test_centroids_follow_what_is_near_them():
     torch.testing.assert_close(centroids(h, mask)[0], old)  # nor what a repetition in the backward pass uses
     with collect_penalties():
         held = centroids(h, mask)
+        assert torch.equal(centroids(h, mask), held)  # one loss, one set of centroids
+    with collect_penalties():
         centroids(h, mask)
     torch.testing.assert_close(held[0], expected, **CLOSE)  # a state keeps what it was made with
     centroids.eval()
@@ -130,18 +132,35 @@ def test_centroids_follow_what_is_near_them():
     assert not torch.equal(now, held)
 
 
+@pytest.mark.parametrize("share_layers", [False, True])
 @pytest.mark.parametrize("name", ["routing", "cluster_former", "clustered"])
-def test_checkpointing_keeps_gradients_though_centroids_move(name):
-    ctx, q = tokens(name, (41, 17))
+def test_checkpointing_keeps_gradients_though_centroids_move(name, share_layers):
+    """Also where a loss passes the same centroids many times, in its layers and in two encodings."""
+    (ctx, q), (other, _) = tokens(name, (21, 9)), tokens(name, (12, 12))
     settings, grads = {"decay": 0.1} | (ROUTES if name == "routing" else {"num_clusters": 3}), []
     for checkpoint in (False, True):
         torch.manual_seed(0)
-        stack = Stack(1, name, 2, 16, 2, 16, settings, checkpoint=checkpoint).double()
+        switches = {"share_layers": share_layers, "checkpoint": checkpoint}
+        stack = Stack(1, name, 2, 16, 2, 16, settings, **switches).double()
         with collect_penalties() as terms:
-            loss = stack.read(q, stack.summarise(ctx)).square().sum() + sum(terms)
+            losses = [stack.read(q._replace(n=c.n), stack.summarise(c)).square().sum() for c in (ctx, other)]
+            loss = sum(losses) + sum(terms)
         grads.append(torch.autograd.grad(loss, list(stack.parameters()), allow_unused=True))
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, **CLOSE)
+
+
+def test_all_passes_of_a_loss_move_the_centroids():
+    torch.manual_seed(0)
+    centroids, h = Centroids(1, 1, 4, decay=0.9).double(), torch.randn(2, 1, 1, 9, 4).double()
+    expected = centroids.mu[0, 0]
+    for one in h:
+        expected = normalize(0.9 * expected + 0.1 * normalize(one[0, 0], dim=-1).mean(0), dim=-1)
+    with collect_penalties():
+        for one in h:
+            centroids(one)
+    with collect_penalties():
+        torch.testing.assert_close(centroids(h[0])[0, 0, 0], expected, **CLOSE)
 
 
 def cluster_former_naive(mixer, ctx, q):
@@ -221,5 +240,11 @@ def test_queries_that_are_the_same_are_clustered_exactly():
 def test_impossible_sizes_are_refused(name, setting, untyped):
     with pytest.raises(ConfigError, match=f"{setting} to be an integer, at least 1, got 0"):
         unit(name, **{setting: 0})
-    with pytest.raises(ConfigError, match="decay to be between 0 and 1, got 2"):
-        unit(name, 1, decay=2)
+
+
+@pytest.mark.parametrize("name", ["routing", "cluster_former", "clustered"])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_impossible_decays_are_refused_in_every_layer(name, layer, untyped):
+    for decay in (-0.1, 1, 1.0, 2, float("nan"), "0.9", None):
+        with pytest.raises(ConfigError, match="decay to be a number, at least 0 and below 1, got"):
+            unit(name, layer, decay=decay)

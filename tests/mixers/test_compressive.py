@@ -122,6 +122,20 @@ def test_the_penalty_moves_the_compression_alone():
     assert not terms
 
 
+def test_the_penalty_costs_nothing_where_nobody_wants_it(monkeypatch):
+    """Where there are gradients, a layer may have to be computed again, with the same graph."""
+    (mixer,) = units("compressive", layers=1, settings=SMALL)
+    ctx, _ = tokens("compressive", SIZES)
+    calls = []
+    monkeypatch.setattr(mixer, "_lost", lambda *args: calls.append(args) or torch.zeros(()))
+    with torch.no_grad():
+        mixer.train().summarise(ctx)
+        assert not calls
+        with collect_penalties() as terms:
+            mixer.summarise(ctx)
+    assert len(calls) == len(terms) == 1
+
+
 def test_nothing_is_lost_at_rate_one_or_of_nothing():
     ctx, _ = tokens("compressive", SIZES)
     assert penalty(make_mixer("compressive", SITE, {"rate": 1}).double(), ctx) == 0

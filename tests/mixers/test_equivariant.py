@@ -84,12 +84,44 @@ def test_places_are_averages_that_move_with_the_context(mixer):
     assert unit.weights(tokens(0)).shape == (3, 4, 0)
     state, carry = unit.summarise(ctx)
     moved, _ = unit.summarise(ctx._replace(x=ctx.x + 3))
-    torch.testing.assert_close(state.x[:2], (weights @ ctx.x + unit.offsets)[:2])
-    torch.testing.assert_close(moved.x[:2], state.x[:2] + 3)
+    torch.testing.assert_close((state.origin + state.x)[:2], (weights @ ctx.x + unit.offsets)[:2])
+    torch.testing.assert_close(moved.x, state.x)
+    torch.testing.assert_close(moved.origin[:2], state.origin[:2] + 3)
     torch.testing.assert_close(moved.z, state.z)
     assert state.mask.tolist() == [[True] * 4, [True] * 4, [False] * 4]
     later = make_mixer(mixer, SITE._replace(layer=1), {"num_latents": 4}).double()
     torch.testing.assert_close(later.summarise(ctx, carry)[0].x, state.x, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mixer", ["te", *PSEUDO])
+@pytest.mark.parametrize("step", [64.0, 1024.0, 16384.0])
+def test_far_from_the_origin_in_float32(mixer, step):
+    """Steps that float32 adds without rounding."""
+    torch.manual_seed(0)
+    unit = make_mixer(mixer, SITE)
+    ctx, q = (t._replace(h=t.h.float(), x=(t.x * 512).round().float() / 512) for t in (tokens(), tokens(4, seed=1)))
+    before = unit.read(q, unit.summarise(ctx)[0])
+    moved = unit.read(q._replace(x=q.x + step), unit.summarise(ctx._replace(x=ctx.x + step))[0])
+    assert (moved - before).norm() < 5e-7 * before.norm()
+
+
+@pytest.mark.parametrize("mixer", PSEUDO)
+def test_gradients_by_inputs_are_those_of_places_as_sums(mixer):
+    """The origin is held fixed, which must not show."""
+    torch.manual_seed(0)
+    unit, ctx, q = make_mixer(mixer, SITE, {"num_latents": 4}).double(), tokens(), tokens(5, seed=1)
+    x = ctx.x.clone().requires_grad_()
+
+    def out(x):
+        return unit.read(q, unit.summarise(ctx._replace(x=x))[0])[:2].square().sum()
+
+    (found,) = torch.autograd.grad(out(x), x)
+    for task, row in ((0, 0), (0, 3), (1, 0)):  # the origins, and another
+        step = torch.zeros_like(ctx.x)
+        step[task, row, 0] = 1e-6
+        slope = (out(ctx.x + step) - out(ctx.x - step)) / 2e-6
+        torch.testing.assert_close(found[task, row, 0], slope, rtol=1e-5, atol=1e-7)
+    assert not found[2].any()
 
 
 @pytest.mark.parametrize("mixer", PSEUDO)

@@ -100,6 +100,35 @@ def test_no_key_is_too_large():
     assert read.isfinite().all() and h.grad.isfinite().all()
 
 
+def test_features_of_keys_are_told_from_zero_at_any_norm():
+    """In float32: all of a context that large keys made look empty is read as in float64, and half of it removed."""
+    torch.manual_seed(0)
+    mixer = make_mixer("performer", Site(1, 64, 1, 0), {})
+    h = torch.nn.functional.layer_norm(torch.randn(3, 20, 64), (64,))
+    for factor in (1.0, 16.0, 256.0):
+        ctx = Tokens(factor * h, h[..., :1], None, count(None, h))
+        state, _ = mixer.float().summarise(ctx)
+        assert (state.z > 1e-27).all() and (state.z < 1e28).all()
+        read = mixer.read(ctx, state)
+        ctx, half = (t._replace(h=t.h.double()) for t in (ctx, ctx._replace(h=factor * h[:, 10:])))
+        exact = mixer.double().read(ctx, mixer.summarise(ctx)[0])
+        torch.testing.assert_close(read.double(), exact, rtol=2e-3, atol=2e-3)
+        assert (exact - mixer.to_out.bias).norm(dim=-1).min() > 0.3
+        left = mixer.retract(mixer.summarise(ctx)[0], half)[0]
+        torch.testing.assert_close(left.z, mixer.summarise(ctx._replace(h=ctx.h[:, :10]))[0].z)
+
+
+@pytest.mark.parametrize(("dz", "bound"), [(16, 6.7), (64, 5.0), (1024, 1.7)])
+def test_norms_are_left_alone_up_to_half_their_bound(dz, bound):
+    torch.manual_seed(0)
+    mixer = make_mixer("performer", Site(1, dz, 1, 0), {}).double()
+    y = normalize(torch.randn(1, 1, 8, dz, dtype=torch.float64), dim=-1)
+    norms = [float(mixer._scale(r * dz**0.25 * y).norm(dim=-1).mean()) for r in (bound / 2, 1e2, 1e6)]
+    assert 0.98 < norms[0] / (bound / 2) <= 1 and bound < norms[1] <= norms[2] + 1e-9 < 1.1 * bound, norms
+    features = torch.cat([mixer.features(sign * 1e6 * mixer.w[None]) for sign in (1, -1)])
+    assert features.log().abs().max() < 60.001
+
+
 def test_noise_is_not_divided_by():
     """Narrow kernels of few features give negative denominators; what is read stays of the size of the values."""
     torch.manual_seed(0)

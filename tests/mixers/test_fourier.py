@@ -66,6 +66,16 @@ def test_only_differences_of_x_matter():
     torch.testing.assert_close(moved, before, **CLOSE)
 
 
+@pytest.mark.parametrize("step", [64.0, 1024.0, 16384.0])
+def test_far_from_the_origin_in_float32(step):
+    """Steps that float32 adds without rounding."""
+    unit, ctx, q = mixer().float(), tokens(), tokens(4, seed=1)
+    ctx, q = (t._replace(h=t.h.float(), x=(t.x * 512).round().float() / 512) for t in (ctx, q))
+    before = unit.read(q, unit.summarise(ctx)[0])
+    moved = unit.read(q._replace(x=q.x + step), unit.summarise(ctx._replace(x=ctx.x + step))[0])
+    assert (moved - before).norm() < 1e-6 * before.norm()
+
+
 def test_model_without_positions_in_tokens():
     """The trait where it counts: in a model that sees x through the mixer only."""
     torch.manual_seed(0)

@@ -41,6 +41,9 @@ def similarity(unit, name, head, q, k):
         q, k = q / 5**0.25, k / 5**0.25
     else:
         q, k = (normalize(y, dim=-1) * unit.log_temperature[head].exp() ** 0.5 for y in (q, k))
+    longest = unit.w.square().sum(-1).max() ** 0.5
+    bound = (longest**2 + 120) ** 0.5 - longest
+    q, k = (y / (1 + (y.norm(dim=-1, keepdim=True) / bound) ** 4) ** 0.25 for y in (q, k))
     half = (q.square().sum(-1)[:, None] + k.square().sum(-1)) / 2
     return ((q[:, None] + k) @ w.mT - half[..., None]).exp().mean(-1)
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from npexp.errors import ConfigError
+from npexp.mixers import long_short
 from npexp.mixers.base import make_mixer
-from npexp.ops.attention import attend_naive
+from npexp.ops.attention import attend_naive, attend_part
 from tests.contracts.units import SITE, close, tokens, units
 
 SIZES = (13, 8, 1, 0)
@@ -54,6 +55,15 @@ def test_averages_know_no_order():
     ctx, _ = tokens("long_short", (13,))
     a, b = (mixer.summarise(t)[0].long for t in (ctx, ctx._replace(h=ctx.h.flip(1))))
     close(a.k, b.k), close(a.v, b.v)
+
+
+def test_averages_of_keys_and_values_have_one_softmax(monkeypatch):
+    (mixer,) = units("long_short", layers=1)
+    ctx, _ = tokens("long_short", SIZES)
+    calls = []
+    monkeypatch.setattr(long_short, "attend_part", lambda *args: calls.append(args) or attend_part(*args))
+    mixer.summarise(ctx)
+    assert len(calls) == 1
 
 
 def test_an_empty_context_says_nothing():

@@ -212,5 +212,7 @@ def test_heads_must_share_the_patterns():
         make_mixer("longformer", Site(1, 9, 3, 0))
     with pytest.raises(ConfigError, match="width > 0"):
         make_mixer("swin", Site(1, 8, 2, 0), {"width": 0.0})
+    with pytest.raises(ConfigError, match="at most 4 inputs, got 5"):
+        make_mixer("local_radius", Site(5, 8, 2, 0))
     with pytest.raises(ConfigError, match="window"):
         make_mixer("local", Site(1, 8, 2, 0), {"window": 0})

@@ -187,7 +187,26 @@ def test_charformer_mixes_blocks_by_score(block, stride):
     close(short.x, pool_tokens(ctx, stride).x)
     state, _ = first.summarise(ctx)
     close(state.k, first.attention.project(short.h).k)
-    assert second.shorten(ctx, state) is ctx and second.score is None  # once is enough
+    assert second.shorten(ctx, second.summarise(ctx)[0]) is ctx and second.score is None  # once is enough
+
+
+def test_charformer_moves_on_what_it_has_read():
+    """Layer norms in front of the keys leave the weights of the blocks alone; they are computed once."""
+    first, _ = stack("charformer", 2).blocks
+    ctx, _ = tokens("charformer", SIZES)
+    ctx = ctx._replace(h=ctx.h * torch.tensor([0.1, 5.0]).double().repeat(8))
+    scores = []
+    first.mixer.score.register_forward_hook(lambda *call: scores.append(call[-1][..., 0].softmax(-1)))
+    state, _ = first.summarise(ctx, None)
+    short = first.mixer.shorten(ctx, state)
+    (weight,) = scores
+    for i, n in enumerate(SIZES):
+        for j in range(0, n, 2):
+            rows = []
+            for r in range(j, min(j + 2, n)):
+                means = [ctx.h[i, r // b * b : min(r // b * b + b, n)].mean(0) for b in range(1, 5)]
+                rows.append(weight[i, r] @ torch.stack(means))
+            close(short.h[i, j // 2], torch.stack(rows).mean(0))
 
 
 @pytest.mark.parametrize(

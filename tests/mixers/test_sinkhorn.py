@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from npexp.errors import ConfigError
-from npexp.mixers.base import Site, make_mixer
+from npexp.mixers.base import Site, Tokens, make_mixer
 from npexp.mixers.sinkhorn import balance
 from tests.contracts.checks import CLOSE
 from tests.contracts.units import tokens
@@ -50,12 +50,15 @@ def naive(mixer, ctx, q):
             own, read = rank // size, []
             for head in range(2):
                 keys, values = list(k[head].split(size)[own]), list(v[head].split(size)[own])
-                for s in range(min(size, n)):  # the blend of what lies at place s of each block
+                share = [torch.ones(()).double()] * len(keys)
+                for s in range(min(size, n)):  # the average of what lies at place s of each block that has one
                     some = [j for j, b in enumerate(blocks) if s < len(b)]
-                    keys.append(sum(r[head, own, j] * k[head, j * size + s] for j in some))
-                    values.append(sum(r[head, own, j] * v[head, j * size + s] for j in some))
+                    share.append(r[head, own, some].sum())
+                    keys.append(sum(r[head, own, j] * k[head, j * size + s] for j in some) / share[-1])
+                    values.append(sum(r[head, own, j] * v[head, j * size + s] for j in some) / share[-1])
                 query = heads(a.to_q(row)[None])[head, 0]
-                read.append((torch.stack(keys) @ query / 8**0.5).softmax(0) @ torch.stack(values))
+                mass = torch.stack(share) * (torch.stack(keys) @ query / 8**0.5).exp()
+                read.append(mass / mass.sum() @ torch.stack(values))
             out[task, i] = torch.cat(read)
     return a.to_out(out)
 
@@ -104,9 +107,33 @@ def test_blocks_sent_to_themselves_are_local(monkeypatch):
         torch.testing.assert_close(found, expected, **CLOSE)
 
 
+@pytest.mark.parametrize("leak", [0.0, 1e-9, 1e-7, 1e-5])
+def test_places_that_hardly_exist_take_no_mass(leak, monkeypatch):
+    """The first block is sent the last, which is short; a trace of the others must not fill up its places."""
+    mixer, (ctx, _) = sinkhorn(block=6), tokens("sinkhorn", (20,))
+    mixer, ctx = mixer.float(), ctx._replace(h=ctx.h.float())
+    r = torch.full((4, 4), leak)
+    r[0, 3] = 1 - 3 * leak
+    monkeypatch.setattr(mixer, "_sort", lambda mean, there: r.expand(1, 2, 4, 4))
+    row = Tokens(*(None if t is None else t[:, :1] if t.ndim > 1 else t for t in ctx))
+    kv, q = mixer.attention.project(ctx.h), mixer.attention.query(row.h)
+    k, v = (torch.cat([t[:, :, :6], t[:, :, 18:]], 2) for t in kv[:2])
+    expected = mixer.attention.merge((q @ k.mT / 8**0.5).softmax(-1) @ v)
+    torch.testing.assert_close(mixer.read(row, mixer.summarise(ctx)[0]), expected, rtol=0, atol=1e-6 + 50 * leak)
+
+
+def test_columns_need_more_rounds_the_sharper_the_logits():
+    logits, every = torch.randn(9, 9, generator=torch.Generator().manual_seed(0)).double(), torch.ones(9, 9).bool()
+    off = [[(balance(sharp * logits, every, i).sum(0) - 1).abs().max() for i in (2, 8, 32)] for sharp in (1, 10)]
+    assert off[0][0] > off[0][1] > off[0][2] and off[0][1] < 1e-3 < 1e-2 < off[1][1]
+    rows = balance(10 * logits, every, 1).sum(1)
+    torch.testing.assert_close(rows, torch.ones(9).double(), **CLOSE)
+
+
 def test_impossible_settings_are_refused(untyped):
     for setting in ("block", "iterations"):
-        with pytest.raises(ConfigError, match=f"expected {setting} to be an integer, at least 1, got -1"):
-            sinkhorn(**{setting: -1})
+        for size in (0, -1):
+            with pytest.raises(ConfigError, match=f"expected {setting} to be an integer, at least 1, got {size}"):
+                sinkhorn(**{setting: size})
     with pytest.raises(ConfigError, match="temperature to be positive"):
         sinkhorn(temperature=0.0)

@@ -80,6 +80,14 @@ def test_entmax_starts_halfway_and_stays_between_softmax_and_sparsemax():
         assert read(mixer, ctx, ctx).isfinite().all()
 
 
+def test_no_head_is_stuck_at_softmax():
+    """Where weights are all but dense, alpha can still move."""
+    mixer = make_mixer("entmax", SITE)
+    torch.nn.init.constant_(mixer.a, -8.0)
+    mixer.alpha.sum().backward()
+    assert (mixer.a.grad > 1e-4).all() and (mixer.alpha > 1.001).all()
+
+
 def test_entmax_tends_to_dense():
     mixer, ctx, q = unit("entmax"), tokens(), tokens(5, seed=1)
     gaps = []

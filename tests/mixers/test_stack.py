@@ -55,12 +55,14 @@ def test_checkpointing_computes_again(monkeypatch):
 
 @pytest.mark.parametrize("mixer", SHARED)
 def test_shared_layers_are_one_block_many_times(mixer):
-    """Parameters of one layer, whatever the depth; a later pass is not the first one over again."""
+    """Parameters of one layer, or of one for each turn, whatever the depth."""
     model, single = (tiny_mixer(mixer, None, share_layers=shared, **deep) for shared, deep in ((True, {}), (False, {})))
-    one = npexp.build("tnp", dx=2, dy=2, mixer=mixer, num_layers=1)
-    deep = npexp.build("tnp", dx=2, dy=2, mixer=mixer, num_layers=3, share_layers=True)
-    assert [p.shape for p in deep.parameters()] == [p.shape for p in one.parameters()]
-    assert len({id(block) for block in model.stack.blocks}) == 1 < len({id(block) for block in single.stack.blocks})
+    turns = base.find_mixer(mixer)[0].period(base.Site(2, 64, 4, 0))
+    once = npexp.build("tnp", dx=2, dy=2, mixer=mixer, num_layers=turns)
+    deep = npexp.build("tnp", dx=2, dy=2, mixer=mixer, num_layers=5, share_layers=True)
+    assert [p.shape for p in deep.parameters()] == [p.shape for p in once.parameters()]
+    blocks = [len({id(block) for block in net.stack.blocks}) for net in (model, single)]
+    assert blocks == [turns, 3]
     t = tasks()
     assert differ(model(t.xc, t.yc, t.xt), model(t.xc, t.yc + 1, t.xt))
     grads = gradients(model, t)
@@ -103,3 +105,11 @@ def test_penalties_join_the_training_loss_only(monkeypatch):
         assert collecting()
     assert len(terms) == 5 and not collecting()
     torch.testing.assert_close(torch.stack(terms).sum(), loss.parts["penalty"])
+
+
+@pytest.mark.parametrize("mixer", ["local_block", "swin", "memory_compressed", "cluster_former", "axial", "glam"])
+def test_layers_that_take_turns_do_so_with_shared_weights(mixer):
+    """The last of four shared layers, an odd one, is the second, and not the first."""
+    model = tiny_mixer(mixer, None, share_layers=True, num_layers=4)
+    blocks = model.stack.blocks
+    assert blocks[3] is blocks[1] and blocks[2] is blocks[0] and blocks[1] is not blocks[0]

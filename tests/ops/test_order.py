@@ -59,3 +59,10 @@ def test_target_rank_counts():
     keys = torch.tensor([[0.0, 1.0, 1.0, 2.0, 99.0]])  # the last one is padding
     rank = target_rank(keys, torch.tensor([[-1.0, 0.0, 1.0, 1.5, 100.0]]), torch.tensor([4]))
     assert rank.tolist() == [[-0.5, 0.5, 2.5, 2.5, 3.5]]
+
+
+@pytest.mark.parametrize("dx", [2, 5, 8])
+def test_cells_tell_ordinary_inputs_apart(dx):
+    """The box of the curve reaches to 8 on every side, however few bits there are for an axis."""
+    x = torch.linspace(-7.5, 7.5, 4)[:, None].expand(-1, dx)[None]
+    assert len(curve_key(x).unique()) == 4
