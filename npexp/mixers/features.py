@@ -11,7 +11,7 @@ from npexp.mixers.base import Site, register
 from npexp.mixers.linear import KernelMixer
 
 LARGEST = 60.0  # of the logs of keys' features, up or down: float32 holds each, and sums of many
-SMALLEST = 1e-30  # smallest sum of a feature over keys that is told from 0
+SMALLEST = 1e-27  # smallest sum of a feature over keys that is told from 0: below exp(-60)
 
 
 @register("performer")
@@ -38,7 +38,7 @@ class Performer(KernelMixer):
     paper = "2009.14794"
     published = "n"
     cost = "(nc + nt) m dz"
-    floor = 1e-12  # for empty contexts: other denominators are at least 1, as no feature of a key is 0
+    floor = 1e-8  # for empty contexts: other denominators are at least 1, as no feature of a key is 0
 
     def __init__(self, site: Site, num_features: int = 64, temperature: float | None = None):
         super().__init__(site)

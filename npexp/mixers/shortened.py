@@ -115,7 +115,7 @@ class Charformer(_Shortening):
         weight = None
         if self.score is not None:
             means = self._means(ctx)
-            weight = self.score(means)[..., 0].softmax(-1)
+            weight = self.score(means)[..., 0].softmax(-1, torch.promote_types(means.dtype, torch.float32))
             ctx = self._merge(ctx, means, weight)
         kv, carry = super().summarise(ctx, carry)
         return MergedState(*kv, weight), carry
