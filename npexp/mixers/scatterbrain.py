@@ -93,7 +93,7 @@ class Scatterbrain(PatternMixer):
             far, close = (top[..., 0] - scale).exp(), (near.lse - scale).exp()
             den = far * (phi @ state.z[..., None] - near.den[..., None])[..., 0].clamp_min(0) + close
             num = far[..., None] * (phi @ state.s - near.num) + close[..., None] * near.out
-            return self.attention.merge(num / den.clamp_min(1e-12)[..., None])
+            return self.attention.merge(num / torch.where(den > 0, den, 1.0)[..., None])  # 0 / 1 from an empty context
 
     def _near(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Near:
         (q, phi_q), (k, phi_k) = (t.tensor_split([self.dh], -1) for t in (q, k))
