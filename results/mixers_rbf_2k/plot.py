@@ -120,7 +120,8 @@ def main() -> None:
     found = results(args.table)
     shown = [task for task in TITLES if task in found]
     families = {name: r.family for task in found.values() for name, r in task.items() if r.family != "bound"}
-    names = sorted(families, key=lambda name: (list(COLOURS).index(families[name]), name), reverse=True)
+    measured = {name for task in shown for name in found[task]} & set(families)
+    names = sorted(measured, key=lambda name: (list(COLOURS).index(families[name]), name), reverse=True)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.5 + 3 * len(shown), max(4.5, 0.15 * len(names) + 1)), layout="constrained")
         axes = figure.subplots(1, 1 + len(shown), width_ratios=[1.7, *[1] * len(shown)], squeeze=False)[0]
