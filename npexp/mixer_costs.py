@@ -49,6 +49,7 @@ class Slopes(NamedTuple):
 Table = dict[str, dict[int, Cell]]  # by name and size
 
 
+@torch.random.fork_rng(devices=[])  # the caller's random numbers stay as they are
 def layers(name: str, n: int, site: Site = SITE) -> tuple[list[Mixer], Tokens]:
     """One layer with default settings, or those that take turns, and one task of n points in order, evenly spread."""
     torch.manual_seed(0)

@@ -1,6 +1,7 @@
 """Patterns of places: cells and neighbourhoods in the space of the inputs, whatever the order of the context."""
 
 import itertools
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from npexp.layers.pattern import Layout, Pattern, Rows, attend_pattern, lay_out
 from npexp.mixers.base import Carry, Site, Tokens, register
 from npexp.mixers.pattern import PatternMixer, rows_of
 from npexp.mixers.windows import Classes, within
-from npexp.ops.attention import Part, attend_part, merge_parts
+from npexp.ops.attention import attend_part, merge_parts
 
 
 def cells(x: Tensor, width: float, shift: float = 0.0) -> Tensor:
@@ -192,7 +193,7 @@ class Axial(CellMixer):
 
     paper = "1912.12180"
     published = "n sqrt(n)"
-    cost = "(nc + nt) sqrt(nc)"
+    cost = "(nc + nt) nc / lines"
 
     @classmethod
     def period(cls, site: Site) -> int:
@@ -212,7 +213,7 @@ class CCNet(CellMixer):
 
     paper = "1811.11721"
     published = "n sqrt(n)"
-    cost = "(nc + nt) sqrt(nc)"
+    cost = "(nc + nt) nc / lines"
     dense_limit = None  # two passes
 
     def patterns(self) -> list[Pattern]:
@@ -237,9 +238,5 @@ class CCNet(CellMixer):
 
     def _attend(self, q: Tokens, lines: tuple[Layout, ...]) -> Tensor:
         heads, rows = self.attention.query(q.h), rows_of(q)
-        read: Part | None = None
-        for pattern, layout in zip(self.patterns(), lines, strict=True):
-            part = attend_pattern(pattern, heads, rows, layout, attend_part)
-            read = part if read is None else merge_parts(read, part)
-        assert read is not None
-        return read.out
+        along = zip(self.patterns(), lines, strict=True)
+        return reduce(merge_parts, (attend_pattern(p, heads, rows, layout, attend_part) for p, layout in along)).out
