@@ -88,6 +88,8 @@ class Mixer(nn.Module, ABC):
             "raw" gives every layer the embedded context. The first one is the default.
         cost: time of one layer in nc, nt, m, dz, h, constant factors left out.
         dense_limit: settings under which this is dense attention with the weights of `self.attention`, if there are.
+        looks: whether gradients reach the context's tokens; False in a layer that goes on from what is carried.
+        asks: whether gradients reach a row's token through `read`; False where its place alone decides, or a choice.
     """
 
     family: str = ""
@@ -104,6 +106,8 @@ class Mixer(nn.Module, ABC):
     contexts: tuple[str, ...] = ("read", "raw")
     cost: str = ""
     dense_limit: dict[str, Any] | None = None
+    looks: bool = True
+    asks: bool = True
 
     @classmethod
     def describe(cls) -> dict[str, Any]:

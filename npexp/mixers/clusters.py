@@ -239,6 +239,7 @@ class Clustered(Mixer):
         decay: of the centroids' moving average.
     """
 
+    asks = False  # a row chooses its cluster, and reads what that has
     family = "learned"
     paper = "2007.04825"
     published = "n c"

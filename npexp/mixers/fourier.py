@@ -36,6 +36,7 @@ class FNetX(Additive):
         max_frequency: the largest, radians per unit of x; variation faster than this is invisible.
     """
 
+    asks = False
     translation_equivariant = True
     paper = "2105.03824"
     published = "n log n"

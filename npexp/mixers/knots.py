@@ -110,6 +110,7 @@ class MLPMixer(KnotMixer):
         dim_hidden: hidden width of the network along the order.
     """
 
+    asks = False
     paper = "2105.01601"
     published = "n"
 

@@ -85,9 +85,10 @@ class PMA(_Pool):
     def __init__(self, site: Site, num_seeds: int = 32, dim_feedforward: int = 128, init_stddev: float = 1.0):
         super().__init__(site, dim_feedforward)
         positive("init_stddev", init_stddev)
-        first, shape = site.layer == 0, (at_least("num_seeds", num_seeds, 1), site.dz)
-        self.seeds = nn.Parameter(init_stddev * torch.randn(shape)) if first else None
-        self.block = CrossBlock(site.dz, site.num_heads, dim_feedforward, norm_keys=False) if first else None
+        self.looks = site.layer == 0
+        shape = (at_least("num_seeds", num_seeds, 1), site.dz)
+        self.seeds = nn.Parameter(init_stddev * torch.randn(shape)) if self.looks else None
+        self.block = CrossBlock(site.dz, site.num_heads, dim_feedforward, norm_keys=False) if self.looks else None
 
     def pool(self, ctx: Tokens, carry: Carry) -> Part | None:
         """The seeds' read of the context, in the first layer."""

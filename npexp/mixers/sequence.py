@@ -44,6 +44,7 @@ class FNet(_Sequence):
             row knew of itself the more, the longer the context.
     """
 
+    asks = False
     family = "fixed"
     paper = "2105.03824"
     published = "n log n"
@@ -99,6 +100,7 @@ class SSM(_Sequence):
         max_scale: longest one.
     """
 
+    asks = False
     family = "recurrent"
     paper = "2111.00396"
     published = "n"
@@ -168,6 +170,7 @@ class Conv(_Sequence):
         half_width: w.
     """
 
+    asks = False
     family = "fixed"
     paper = "1705.03122"
     published = "n k"

@@ -30,8 +30,10 @@ class Block(nn.Module):
         super().__init__()
         self.mixer = mixer
         self.norm_first = norm_first
-        self.norm = nn.LayerNorm(dz)
-        self.norm_context = nn.LayerNorm(dz) if norm_context else None
+        # Weights that no gradient reaches would stop distributed training.
+        weighted = mixer.asks or not (norm_first and norm_context)
+        self.norm = nn.LayerNorm(dz, elementwise_affine=weighted)
+        self.norm_context = nn.LayerNorm(dz, elementwise_affine=mixer.looks) if norm_context else None
         self.ff = mixer.feedforward(dz, dim_feedforward, activation)
         self.norm_ff = None if self.ff is None else nn.LayerNorm(dz)
 

@@ -77,6 +77,8 @@ class RandomSynthesizer(_Synthesizer):
         num_knots: G.
     """
 
+    asks = False
+
     def __init__(self, site: Site, num_knots: int = 64):
         super().__init__(site, num_knots)
         self.table = nn.Parameter(torch.randn(num_knots, site.num_heads, num_knots))
@@ -95,6 +97,8 @@ class FactorisedRandomSynthesizer(_Synthesizer):
         num_knots: G.
         rank: k.
     """
+
+    asks = False
 
     def __init__(self, site: Site, num_knots: int = 64, rank: int = 8):
         super().__init__(site, num_knots)

@@ -43,6 +43,12 @@ def test_sorted_entry(mixer):
     checks.permutation_invariant(model, exact=True, t=tied_tasks())
 
 
+@pytest.mark.parametrize("mixer", MIXERS, ids=IDS)
+def test_every_parameter_learns_under_pre_norm(mixer):
+    """Layer norms then stand in other places; processes that train together wait for each weight's gradient."""
+    checks.every_parameter_learns(tiny_mixer(*mixer, norm_first=True))
+
+
 @pytest.mark.parametrize("check", units.ALWAYS, ids=lambda c: c.__name__)
 @pytest.mark.parametrize("mixer", CLASSES)
 def test_unit(mixer, check):

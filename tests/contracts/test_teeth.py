@@ -140,6 +140,14 @@ class Noisy(Dense):
         return super().read(q, state) + torch.randn(q.h.shape[-1], dtype=q.h.dtype)
 
 
+class Idle(Dense):
+    """Has weights that nothing depends on."""
+
+    def __init__(self, site):
+        super().__init__(site)
+        self.idle = nn.Linear(site.dz, site.dz)
+
+
 class Restless(Dense):
     """Moves a statistic whether or not a loss is being computed."""
 
@@ -235,6 +243,7 @@ def as_broken(monkeypatch):
         (Forgetful, checks.padding_is_inert),
         (Coupled, checks.tasks_do_not_interact),
         (Ordered, checks.permutation_invariant),
+        (Idle, checks.every_parameter_learns),
     ],
     ids=lambda v: v.__name__,
 )
