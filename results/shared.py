@@ -4,8 +4,12 @@ import copy
 import csv
 import fcntl
 import itertools
+import json
 import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +24,8 @@ from npexp.models.base import NeuralProcess
 from npexp.module import ADAPT_BATCHES
 from npexp.objectives import OBJECTIVES
 from npexp.schedules import WarmupCosine
+
+NPEXP = [sys.executable, "-m", "npexp"]
 
 
 class Table:
@@ -87,6 +93,26 @@ def score(net: NeuralProcess, data: Any, splits: Sequence[str] | None = None) ->
     return found
 
 
+def by_command(
+    words: Sequence[str], steps: int | None, seed: int, test_batches: int | None, lr: float | None = None
+) -> tuple[NeuralProcess, dict[str, Any]]:
+    """The model that `npexp fit` trains with these words, after its last step, and what `npexp test` finds.
+
+    Steps and learning rate are the recipe's own unless given, and so are the test batches.
+    """
+    with tempfile.TemporaryDirectory() as runs:
+        both = [f"--runs_dir={runs}", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+        fit = [*words, f"--seed_everything={seed}"]
+        fit += [] if steps is None else [f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}"]
+        fit += [] if lr is None else [f"--model.optimizer.init_args.lr={lr}"]
+        _run(*NPEXP, "fit", *fit, *both, "--name=run", "--figures.num_tasks=0")
+        test = [f"--ckpt_path={runs}/run/0", "--model.energy_score=false"]
+        test += [] if test_batches is None else [f"--data.num_test_batches={test_batches}"]
+        _run(*NPEXP, "test", *test, *both)
+        found = json.loads((Path(runs) / "run" / "0" / "test_metrics.json").read_text())
+        return npexp.load_predictor(f"{runs}/run").model, found
+
+
 def step_seconds(nets: Sequence[NeuralProcess], data: Any, rounds: int = 12, steps: int = 6) -> list[float]:
     """Processor time of a training step of each model: medians over rounds in which they take turns."""
     nets = [copy.deepcopy(net).train() for net in nets]
@@ -108,3 +134,10 @@ def _step(net: NeuralProcess, optimizer: torch.optim.Optimizer, batch: npexp.Tas
     loss.backward()
     torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
     optimizer.step()
+
+
+def _run(*command: str) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1])
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stderr[-3000:]}")

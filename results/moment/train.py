@@ -5,11 +5,7 @@ describe: the same tasks, weights, schedule and clipping, so that both give the 
 (`python results/moment/train.py` trains 20 steps in both ways and compares).
 """
 
-import json
-import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +17,9 @@ from npexp.models.base import NeuralProcess
 
 sys.path.append(str(Path(__file__).parents[1]))
 import shared
-from shared import fit, score
+from shared import by_command, fit, score
 
 HERE = Path(__file__).parent
-NPEXP = [sys.executable, "-m", "npexp"]
 LR = 1e-3  # of conf/experiment/gp_rbf_rmnp.yaml
 COLUMNS = ["name", "seed", "lr", "steps", "parameters", "loglik_marginal", "loglik_marginal_sem"]
 COLUMNS += ["oracle_gap_marginal", "oracle_gap_marginal_sem", "loglik_joint", "loglik_joint_sem"]
@@ -37,27 +32,6 @@ class Table(shared.Table):
 
     def __init__(self, path: Path, columns: Sequence[str] = COLUMNS, key: Sequence[str] = ("name", "seed", "steps")):
         super().__init__(path, columns, key)
-
-
-def by_command(
-    words: Sequence[str], steps: int, seed: int, test_batches: int | None, lr: float | None = None
-) -> tuple[NeuralProcess, dict[str, Any]]:
-    """The model that `npexp fit` trains with these words, after its last step, and what `npexp test` finds."""
-    with tempfile.TemporaryDirectory() as runs:
-        both = [f"--runs_dir={runs}", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
-        fit = [
-            *words,
-            f"--trainer.max_steps={steps}",
-            f"--trainer.val_check_interval={steps}",
-            f"--seed_everything={seed}",
-        ]
-        fit += [] if lr is None else [f"--model.optimizer.init_args.lr={lr}"]
-        _run(*NPEXP, "fit", *fit, *both, "--name=run", "--figures.num_tasks=0")
-        test = [f"--ckpt_path={runs}/run/0", "--model.energy_score=false"]
-        test += [] if test_batches is None else [f"--data.num_test_batches={test_batches}"]
-        _run(*NPEXP, "test", *test, *both)
-        found = json.loads((Path(runs) / "run" / "0" / "test_metrics.json").read_text())
-        return npexp.load_predictor(f"{runs}/run").model, found
 
 
 def row(name: str, found: dict[str, Any], net: NeuralProcess | None, data: Any, **facts: Any) -> dict[str, Any]:
@@ -77,13 +51,6 @@ def step_seconds(net: NeuralProcess, data: Any) -> tuple[float, float]:
     """Processor time of a training step of the model and of a CNP, taken in turns."""
     own, cnp = shared.step_seconds([net, npexp.build("cnp", dx=data.dx, dy=data.dy)], data)
     return own, cnp
-
-
-def _run(*command: str) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE.parents[1])
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stderr[-3000:]}")
 
 
 def main() -> None:

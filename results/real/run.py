@@ -1,0 +1,98 @@
+"""Models against baselines that need none, on data that is no Gaussian process, by the recipes as they are.
+
+    OMP_NUM_THREADS=1 python results/real/run.py [--only DATA ...] [--models NAME ...] [--gp_tasks 128]
+
+Adds rows to real.csv beside this file, one per data set, predictor and test set. A recipe conf/experiment/DATA_MODEL
+is run as a user would, `npexp fit` for its own number of steps and `npexp test`. The baselines are those of
+`baselines.py`, and a GP (Matérn-5/2, one lengthscale) fitted to each context by maximum likelihood. All predict the
+same test tasks, but for GPs, which get the first `--gp_tasks` of each test set. Scores are in the units of the batches:
+outputs standardised by the training data. Rows that are there are kept.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from baselines import fitted
+
+import npexp
+from npexp.config import config_names, find_config, read_config
+from npexp.metrics import Evaluation
+
+sys.path.append(str(Path(__file__).parents[1]))
+import gp_fit
+from shared import Table, by_command
+
+HERE = Path(__file__).parent
+SCORES = [f"{key}{end}" for key in ("loglik_marginal", "rmse", "crps", "coverage_95") for end in ("", "_sem")]
+COLUMNS = ["data", "test_set", "predictor", "seed", "steps", "parameters", "minutes", "tasks", *SCORES]
+BOX = ((0.05, 3.0), (0.3, 2.0), (0.01, 0.5))  # where the search for lengthscale, scale and noise begins
+
+
+def recipes(data: str) -> dict[str, str]:
+    """Model to experiment."""
+    names = config_names("experiment")
+    own = [name for name in names if f"data/{data}" in read_config(find_config(name)).get("defaults", [])]
+    return {name.removeprefix(f"experiment/{data}_"): name for name in own}
+
+
+def evaluate(law: Any, batches: list[npexp.TaskBatch]) -> dict[str, float]:
+    """Scores on batches of tasks."""
+    scores = Evaluation(energy=False)
+    for batch in batches:
+        scores.update(law(batch), batch)
+    return scores.compute()
+
+
+def fit_gp(batch: npexp.TaskBatch) -> Any:
+    """The law of the targets under GPs fitted to the contexts."""
+    return gp_fit.predict(batch, None, starts=4, steps=100, seed=0, box=BOX, matern=True)
+
+
+def main() -> None:
+    """Fills the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", required=True, metavar="DATA", help="names of conf/data")
+    parser.add_argument("--models", nargs="*", metavar="NAME", help="of the recipes; all, unless given")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--gp_tasks", type=int, default=128, help="of each test set; 0 for no GPs")
+    parser.add_argument("--table", type=Path, default=HERE / "real.csv")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    table = Table(args.table, COLUMNS, key=("data", "test_set", "predictor", "seed"))
+    for data in args.only:
+        source = npexp.build_data(data)
+        laws = None
+        for split in source.test_names:
+            facts = {"data": data, "test_set": split, "seed": 0, "steps": 0, "parameters": 0}
+            batches = source.eval_batches(split)
+            laws = laws or fitted(source)
+            for name, law in laws.items():
+                if not table.has(**facts, predictor=name):
+                    found = evaluate(law, batches)
+                    table.add(found | facts | {"predictor": name, "tasks": sum(b.num_tasks for b in batches)})
+            some = batches[: -(-args.gp_tasks // source.batch_size)]
+            if some and not table.has(**facts, predictor="fitted GP"):
+                start = time.process_time()
+                found = evaluate(fit_gp, some) | {"minutes": (time.process_time() - start) / 60}
+                table.add(found | facts | {"predictor": "fitted GP", "tasks": sum(b.num_tasks for b in some)})
+        for model, experiment in recipes(data).items():
+            facts = {"data": data, "predictor": model, "seed": args.seed}
+            unwanted = args.models is not None and model not in args.models
+            if unwanted or table.has(**facts, test_set="test"):
+                continue
+            start = time.perf_counter()
+            net, found = by_command(["--config", experiment], None, args.seed, None)
+            facts |= {"minutes": (time.perf_counter() - start) / 60, "steps": found["steps"]}
+            facts["parameters"] = sum(p.numel() for p in net.parameters())
+            for split in reversed(source.test_names):  # "test" last: it marks the row as done
+                tasks = sum(b.num_tasks for b in source.eval_batches(split))
+                scores = {key: found.get(f"{split}/{key}", "") for key in SCORES}
+                table.add(scores | facts | {"test_set": split, "tasks": tasks})
+
+
+if __name__ == "__main__":
+    main()
