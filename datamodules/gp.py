@@ -6,7 +6,10 @@ The published protocols are settings of one class, written down as YAML:
   Matérn-5/2 functions `conf/data/gp_matern.yaml`;
 * `cambridge` (the group of Ashman et al. 2024, arXiv 2406.12409): `conf/data/gp_cambridge.yaml`;
 * `conf/data/gp_mixed.yaml`: every family of functions, and another context size for each task;
-* `conf/data/gp_rbf_2d.yaml`, `gp_rbf_3d.yaml` and `gp_rbf_2out.yaml`: more inputs, more outputs;
+* `conf/data/gp_rbf_2d.yaml`, `gp_rbf_3d.yaml`, `gp_rbf_2out.yaml` and `gp_lmc.yaml`: more inputs, more outputs;
+* `conf/data/gp_student_t.yaml` and `gp_heteroscedastic.yaml`: noise with heavy tails, and of another size elsewhere;
+* `conf/data/gp_gibbs.yaml` and `gp_change_point.yaml`: functions that change their character;
+* `conf/data/gp_shift.yaml`: tests on inputs that were moved or stretched;
 * `conf/data/far_fact.yaml` and `lookup.yaml`: what models fail on that see their neighbours only, or keep too little.
 """
 
@@ -22,6 +25,7 @@ from torch import Tensor
 from datamodules.base import PlotTask, progress
 from datamodules.kernels import Kernel
 from datamodules.loader import generator, one_thread
+from datamodules.noise import Noise, as_noise
 from datamodules.oracle import bayes_oracle, factor, gp_predictive, of_outputs, scores
 from datamodules.sampled import SampledTasks, assemble
 from datamodules.settings import interval
@@ -61,17 +65,17 @@ class Ceiling(NamedTuple):
 
 
 class GPData(SampledTasks):
-    """Functions from a Gaussian process, observed with noise at random points, with exact log-likelihoods.
+    """Functions from a Gaussian process, observed at random points, with exact log-likelihoods where noise is Gaussian.
 
     Use it to measure how much of what can be known a model learns: `oracle_joint` and `oracle_marginal` are the scores
-    of the exact posterior under each task's own hyperparameters. A batch is one float64 Cholesky factorisation;
-    its tensors are float32. The defaults are the protocol `tnp_suite`.
+    of the exact posterior under each task's own hyperparameters; noise that is not Gaussian leaves none. A batch is one
+    float64 Cholesky factorisation; its tensors are float32. The defaults are the protocol `tnp_suite`.
 
     Args:
         kernel: the family of functions; each task draws its hyperparameters from it. It says how many outputs there
-            are: one, or those of `Coregionalised`.
+            are: one, or those of `Coregionalised` and `LMC`.
         dx: input size; every dimension has the same range.
-        noise: standard deviation of the noise on context and target outputs alike.
+        noise: standard deviation of the noise on context and target outputs alike, or a law of it.
         context_range: where context inputs lie, uniformly.
         target_range: where target inputs lie; None for the same.
         num_context: smallest and largest context, drawn once per batch.
@@ -83,6 +87,7 @@ class GPData(SampledTasks):
         num_val_batches: validation batches.
         num_test_batches: batches in each test set.
         test_kernels: further test sets, name to family: `matern52` becomes the test set `test_matern52`.
+        test_ranges: further test sets, name to [low, high] of all their inputs: `shift` becomes `test_shift`.
         seed: names the stream of tasks.
         num_workers: processes that prepare training batches.
         cache_dir: where evaluation sets are kept; None for `$XDG_CACHE_HOME/npexp` or `~/.cache/npexp`.
@@ -91,13 +96,11 @@ class GPData(SampledTasks):
         ConfigError: a setting is out of range or contradicts another.
     """
 
-    oracle = True
-
     def __init__(
         self,
         kernel: Kernel,
         dx: int = 1,
-        noise: float = 0.02,
+        noise: float | Noise = 0.02,
         context_range: Sequence[float] = (-2.0, 2.0),
         target_range: Sequence[float] | None = None,
         num_context: Sequence[int] = (3, 46),
@@ -109,18 +112,18 @@ class GPData(SampledTasks):
         num_val_batches: int = 64,
         num_test_batches: int = 188,
         test_kernels: dict[str, Kernel] | None = None,
+        test_ranges: dict[str, Sequence[float]] | None = None,
         seed: int = 0,
         num_workers: int = 0,
         cache_dir: str | None = None,
     ):
-        tests = test_kernels or {}
-        for name in tests:
-            if not re.fullmatch("[a-z0-9_]+", name):
-                raise ConfigError(f"expected names of test kernels in a-z, 0-9 and _, got '{name}': rename it")
-            if tests[name].num_outputs != kernel.num_outputs:
+        names = [*(test_kernels or {}), *(test_ranges or {})]
+        check_names(names)
+        for name, family in (test_kernels or {}).items():
+            if family.num_outputs != kernel.num_outputs:
                 raise ConfigError(
                     f"expected test kernel '{name}' to have {kernel.num_outputs} outputs as the kernel does, got "
-                    f"{tests[name].num_outputs}: give both as many"
+                    f"{family.num_outputs}: give both as many"
                 )
         super().__init__(
             dx=dx,
@@ -136,29 +139,42 @@ class GPData(SampledTasks):
             seed=seed,
             num_workers=num_workers,
             cache_dir=cache_dir,
-            test_names=("test", *(f"test_{name}" for name in tests)),
+            test_names=("test", *(f"test_{name}" for name in names)),
         )
         self.kernel, self.test_kernels = kernel, test_kernels
-        self.noise = at_least("noise", noise, 0.0)
+        self.noise, self._noise = noise, as_noise(noise)
+        self.oracle = self._noise.gaussian
         self.context_range = interval("context_range", context_range)
         self.target_range = None if target_range is None else interval("target_range", target_range)
+        self.test_ranges = test_ranges
+        self._ranges = {f"test_{k}": interval(f"test_ranges.{k}", ends) for k, ends in (test_ranges or {}).items()}
 
     def kernel_of(self, split: str) -> Kernel:
         """The family of functions in a split."""
         return (self.test_kernels or {}).get(split.removeprefix("test_"), self.kernel)
+
+    def ranges_of(self, split: str) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Where context and targets lie in a split."""
+        targets = self.context_range if self.target_range is None else self.target_range
+        return (self._ranges[split],) * 2 if split in self._ranges else (self.context_range, targets)
 
     @one_thread()
     def make_batch(self, split: str, index: int) -> TaskBatch:
         self.check_index(split, index)
         rng, kernel, b = generator(self.seed, split, index=index), self.kernel_of(split), self.batch_size
         nc, nt, mask = self.draw_sizes(rng)
-        x = torch.cat([self._inputs(rng, self.context_range, nc), self._inputs(rng, self._targets, nt)], 1)
+        of_context, of_targets = self.ranges_of(split)
+        x = torch.cat([self._inputs(rng, of_context, nc), self._inputs(rng, of_targets, nt)], 1)
         u = torch.from_numpy(rng.random((b, kernel.num_hyper)))
         z = torch.from_numpy(rng.standard_normal((b, (nc + nt) * self.dy)))
         if mask is not None:
             x, z = x.masked_fill(~mask[..., None], 0.0), z.masked_fill(~of_outputs(mask, self.dy), 0.0)
-        chol = factor(kernel, u, x.double(), self.noise, mask)
-        y = (chol @ z[..., None]).float().view(b, nc + nt, self.dy)
+        noise = self._noise.stddev(torch.from_numpy(rng.random((b, self._noise.num_hyper))), x.double())
+        chol = factor(kernel, u, x.double(), noise, mask)
+        y = (chol @ z[..., None]).view(b, nc + nt, self.dy)
+        if not self._noise.gaussian:
+            return assemble(x, (y + self._noise.added(rng, tuple(y.shape))).float(), nc, mask)
+        y = y.float()
         exact = scores(chol, z, nc, mask, self.dy)
         return assemble(x, y, nc, mask, exact.joint.float(), exact.marginal.float())
 
@@ -187,7 +203,7 @@ class GPData(SampledTasks):
         rows, errors = [], []
         for index in progress(num_batches, "exact prediction"):
             batch = self.make_batch(split, index)
-            best = bayes_oracle(self.kernel_of(split), batch, self.noise, num_draws, num_scrambles, seed)
+            best = bayes_oracle(self.kernel_of(split), batch, self._noise, num_draws, num_scrambles, seed)
             joint, marginal = best.joint.sum(), best.marginal.sum()
             known_joint, known_marginal = batch.oracle_joint.double().sum(), batch.oracle_marginal.double().sum()
             count = batch.num_target.sum()
@@ -199,31 +215,43 @@ class GPData(SampledTasks):
         # All tasks share the scrambles, so their errors may all point the same way: they are added, not averaged out.
         return Ceiling(*estimates, *torch.stack(errors).mean(0).tolist())
 
-    @property
-    def _targets(self) -> tuple[float, float]:
-        return self.context_range if self.target_range is None else self.target_range
-
     def _inputs(self, rng: np.random.Generator, ends: tuple[float, float], num: int) -> Float[Tensor, "b n dx"]:
         """Uniform inputs, already rounded to what is delivered: the oracle must see the same numbers as a model."""
         return torch.from_numpy(rng.uniform(*ends, (self.batch_size, num, self.dx)).astype(np.float32))
 
     def _plot_task(self, number: int, nc: int) -> PlotTask:
         rng = generator(self.seed, "plot", index=number)
-        low, high = min(self.context_range[0], self._targets[0]), max(self.context_range[1], self._targets[1])
+        ends = self.ranges_of("plot")
+        low, high = min(low for low, _ in ends), max(high for _, high in ends)
         axis = torch.linspace(low, high, PLOT_POINTS[self.dx])
         grid = torch.cartesian_prod(*[axis] * self.dx).reshape(1, -1, self.dx)
         xc = torch.from_numpy(rng.uniform(*self.context_range, (1, nc, self.dx)).astype(np.float32))
         u = torch.from_numpy(rng.random((1, self.kernel.num_hyper)))
         normal = torch.from_numpy(rng.standard_normal((2, (nc + grid.shape[1]) * self.dy, 1)))
-        chol = factor(self.kernel, u, torch.cat([xc, grid], 1).double(), noise=0.0)
-        function, noise = (v.view(1, -1, self.dy) for v in (chol @ normal[:1], self.noise * normal[1:]))
-        y = (function + noise).float()
-        mean, stddev = gp_predictive(self.kernel, u, xc, y[:, :nc], grid, self.noise)
+        x = torch.cat([xc, grid], 1).double()
+        chol = factor(self.kernel, u, x, noise=0.0)
+        function, normal = (v.view(1, -1, self.dy) for v in (chol @ normal[:1], normal[1:]))
+        noise = self._noise.stddev(torch.from_numpy(rng.random((1, self._noise.num_hyper))), x)
+        size = noise[..., None] if isinstance(noise, Tensor) else noise
+        y = (function + size * normal + self._noise.added(rng, tuple(function.shape))).float()
+        mean = stddev = None
+        if self._noise.gaussian:
+            exact = gp_predictive(self.kernel, u, xc, y[:, :nc], grid, noise)
+            mean, stddev = (v.float() for v in exact)
         return PlotTask(
             batch=TaskBatch(xc, y[:, :nc], grid, y[:, nc:]),
             kind="curve" if self.dx == 1 else "image",
             image_shape=None if self.dx == 1 else (len(axis), len(axis)),
             truth=function[:, nc:].float(),
-            mean=mean.float(),
-            stddev=stddev.float(),
+            mean=mean,
+            stddev=stddev,
         )
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises `ConfigError` unless names of test sets can be those of metrics and differ."""
+    for number, name in enumerate(names):
+        if not re.fullmatch("[a-z0-9_]+", name):
+            raise ConfigError(f"expected names of test sets in a-z, 0-9 and _, got '{name}': rename it")
+        if name in names[:number]:
+            raise ConfigError(f"expected each test set to have a name of its own, got '{name}' twice: rename one")

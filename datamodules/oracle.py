@@ -14,13 +14,14 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from datamodules.kernels import Kernel
 from datamodules.loader import mix
+from datamodules.noise import Noise, as_noise
 from npexp.batch import TaskBatch
-from npexp.errors import DataError, at_least
+from npexp.errors import DataError, UnsupportedError, at_least
 
 JITTER = 1e-6  # relative to the variance; added where there is no noise, ten times more where a factorisation fails
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -61,7 +62,7 @@ def factor(
     kernel: Kernel,
     u: Float[Tensor, "b k"],
     x: Float[Tensor, "#b n dx"],
-    noise: float,
+    noise: float | Float[Tensor, "b n"],
     mask: Bool[Tensor, "b n"] | None = None,
 ) -> Float[Tensor, "b r r"]:
     """Cholesky factor of each task's covariance with noise on the diagonal, float64; `r` = `n dy` rows.
@@ -70,7 +71,8 @@ def factor(
         kernel: the family.
         u: hyperparameters as uniform numbers, float64.
         x: points, float64.
-        noise: standard deviation of the observation noise; 0 adds a jitter of 1e-6 of the variance instead.
+        noise: standard deviation of the observation noise, at every point or at each; the number 0 adds a jitter of
+            1e-6 of the variance instead.
         mask: real points; the others become independent of everything, with variance 1.
 
     Raises:
@@ -82,11 +84,11 @@ def factor(
     if mask is not None:
         mask = of_outputs(mask, kernel.num_outputs)
         covariance.masked_fill_(~(mask[:, :, None] & mask[:, None, :]), 0.0)
-    diagonal += noise**2
+    diagonal += of_outputs(noise, kernel.num_outputs).square() if isinstance(noise, Tensor) else noise**2
     if mask is not None:
         diagonal.masked_fill_(~mask, 1.0)
     jitter = JITTER
-    if noise == 0:
+    if not isinstance(noise, Tensor) and noise == 0:
         diagonal += jitter * scale
     while True:
         chol, failed = torch.linalg.cholesky_ex(covariance)
@@ -102,9 +104,9 @@ def factor(
     )
 
 
-def of_outputs(mask: Bool[Tensor, "b n"], dy: int) -> Bool[Tensor, "b r"]:
-    """A mask of points as one of their rows, `r` = `n dy`."""
-    return mask.repeat_interleave(dy, 1)
+def of_outputs(values: Shaped[Tensor, "b n"], dy: int) -> Shaped[Tensor, "b r"]:
+    """A mask, or a value, of each point as one of each of its rows, `r` = `n dy`."""
+    return values.repeat_interleave(dy, 1)
 
 
 def predictive(
@@ -156,7 +158,7 @@ def gp_predictive(
     xc: Float[Tensor, "b nc dx"],
     yc: Float[Tensor, "b nc dy"],
     xt: Float[Tensor, "b nt dx"],
-    noise: float,
+    noise: float | Float[Tensor, "b n"],
     mask_c: Bool[Tensor, "b nc"] | None = None,
 ) -> tuple[Float[Tensor, "b nt dy"], Float[Tensor, "b nt dy"]]:
     """Exact predictive mean and standard deviation of each target, observation noise included.
@@ -167,7 +169,7 @@ def gp_predictive(
         xc: context inputs.
         yc: context outputs.
         xt: target inputs.
-        noise: standard deviation of the observation noise.
+        noise: standard deviation of the observation noise, at every point or at each, context first.
         mask_c: real context points.
     """
     nt, dy, first = xt.shape[1], yc.shape[2], yc.shape[1] * yc.shape[2]
@@ -183,7 +185,12 @@ def gp_predictive(
 
 
 def bayes_oracle(
-    kernel: Kernel, batch: TaskBatch, noise: float, num_draws: int = 1024, num_scrambles: int = 4, seed: int = 0
+    kernel: Kernel,
+    batch: TaskBatch,
+    noise: float | Noise,
+    num_draws: int = 1024,
+    num_scrambles: int = 4,
+    seed: int = 0,
 ) -> BayesScores:
     """Scores of the best predictor that does not know the hyperparameters, only their prior.
 
@@ -194,14 +201,24 @@ def bayes_oracle(
     Args:
         kernel: the family the tasks came from, whose law is the prior.
         batch: the tasks.
-        noise: standard deviation of the observation noise.
+        noise: the law of the observation noise, or its standard deviation.
         num_draws: draws per scramble; a power of two fits the sequence best.
         num_scrambles: independent repetitions, at least 2.
         seed: of the scrambles.
+
+    Raises:
+        UnsupportedError: the noise is not Gaussian, and nothing about it is exact.
     """
+    noise = as_noise(noise)
+    if not noise.gaussian:
+        raise UnsupportedError(
+            f"expected Gaussian noise for exact prediction, got {type(noise).__name__}: use a number or Heteroscedastic"
+        )
     at_least("num_draws", num_draws, 1)
     at_least("num_scrambles", num_scrambles, 2)
-    repeats = [sobol(kernel.num_hyper, num_draws, mix(seed, "scramble", r)) for r in range(num_scrambles)]
+    repeats = [
+        sobol(kernel.num_hyper + noise.num_hyper, num_draws, mix(seed, "scramble", r)) for r in range(num_scrambles)
+    ]
     joint = torch.zeros(num_scrambles, batch.num_tasks, dtype=torch.float64)
     marginal = torch.zeros(num_scrambles, *batch.xt.shape[:2], dtype=torch.float64)
     for task in range(batch.num_tasks):
@@ -219,12 +236,13 @@ def bayes_oracle(
 
 
 def task_scores(
-    kernel: Kernel, u: Float[Tensor, "s k"], x: Float[Tensor, "n dx"], y: Float[Tensor, " r"], noise: float, nc: int
+    kernel: Kernel, u: Float[Tensor, "s k"], x: Float[Tensor, "n dx"], y: Float[Tensor, " r"], noise: Noise, nc: int
 ) -> Scores:
-    """Scores of one task under each of `s` draws of the hyperparameters."""
+    """Scores of one task under each of `s` draws of the hyperparameters, those of the noise last."""
     parts = []
     for draws in u.split(max(1, CHUNK // len(y) ** 2)):
-        chol = factor(kernel, draws, x[None], noise)
+        of_kernel, of_noise = draws.split([kernel.num_hyper, noise.num_hyper], 1)
+        chol = factor(kernel, of_kernel, x[None], noise.stddev(of_noise, x[None]))
         parts.append(scores(chol, whiten(chol, y[None]), nc, dy=kernel.num_outputs))
     return Scores(*(torch.cat(part) for part in zip(*parts, strict=True)))
 

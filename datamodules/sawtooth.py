@@ -1,4 +1,4 @@
-"""Sawtooth functions: smooth pieces with jumps between, which no stationary covariance describes."""
+"""Sawtooth and square waves: smooth pieces with jumps between, which no stationary covariance describes."""
 
 from collections.abc import Sequence
 
@@ -9,21 +9,28 @@ from datamodules.loader import generator
 from datamodules.sampled import SampledTasks, assemble, column
 from datamodules.settings import interval
 from npexp.batch import TaskBatch
-from npexp.errors import at_least
+from npexp.errors import ConfigError, UnknownNameError, at_least
 
+WAVES = {  # the form of a wave of height 1, from its phase in [0, 1)
+    "sawtooth": lambda phase: 2 * phase - 1,
+    "square": lambda phase: np.where(phase < 0.5, -1.0, 1.0),
+}
 PLOT_POINTS = 400  # more than for smooth functions, so that jumps look like jumps
 
 
 class Sawtooth(SampledTasks):
-    """Straight lines that rise or fall at a constant rate and jump back, observed with noise at random points.
+    """Lines that rise or fall and jump back, or square waves, or both, observed with noise at random points.
 
-    Use it to see whether a model that learned from jumps can place them. y = a (2 frac(d f x + p) - 1), with amplitude
-    a, frequency f, direction d = 1 or -1 and phase p drawn for each task: after the sawtooth experiment of ConvCNP
-    (Gordon et al. 2020, arXiv 1910.13556), with other ranges and sharp instead of band-limited jumps. There is no
-    oracle: a task's parameters give its function, so knowing them leaves nothing to predict.
+    Use it to see whether a model that learned from jumps can place them. y = a w(frac(d f x + p)), with amplitude a,
+    frequency f, direction d = 1 or -1 and phase p drawn for each task: after the sawtooth experiment of ConvCNP
+    (Gordon et al. 2020, arXiv 1910.13556), with other ranges and sharp instead of band-limited jumps. The wave w is
+    2 t - 1 for a sawtooth; a square wave is -1 for t < 1/2, else 1. With several waves each task draws one, and a model
+    has to tell from the context which. There is no oracle: a task's parameters give its function, so knowing them
+    leaves nothing to predict.
 
     Args:
-        frequency: range of jumps per unit of x, uniform.
+        waves: which forms there are, "sawtooth" or "square", all equally likely.
+        frequency: range of periods per unit of x, uniform.
         amplitude: range of half a jump's height, uniform.
         noise: standard deviation of the noise on context and target outputs alike.
         input_range: where inputs lie, uniformly.
@@ -41,12 +48,14 @@ class Sawtooth(SampledTasks):
 
     Raises:
         ConfigError: a setting is out of range or contradicts another.
+        UnknownNameError: there is no such wave.
     """
 
     oracle = False
 
     def __init__(
         self,
+        waves: Sequence[str] = ("sawtooth",),
         frequency: Sequence[float] = (0.5, 2.5),
         amplitude: Sequence[float] = (0.2, 1.0),
         noise: float = 0.02,
@@ -78,6 +87,12 @@ class Sawtooth(SampledTasks):
             num_workers=num_workers,
             cache_dir=cache_dir,
         )
+        if not waves:
+            raise ConfigError(f"expected at least one wave, got none: choose among {', '.join(WAVES)}")
+        for wave in waves:
+            if wave not in WAVES:
+                raise UnknownNameError("wave", wave, WAVES)
+        self.waves = tuple(waves)
         self.frequency = interval("frequency", frequency, positive=True)
         self.amplitude = interval("amplitude", amplitude, positive=True)
         self.noise = at_least("noise", noise, 0.0)
@@ -107,7 +122,9 @@ class Sawtooth(SampledTasks):
         """Values of one new function per row of x, `[b, n]`."""
         frequency, amplitude = (rng.uniform(*ends, (len(x), 1)) for ends in (self.frequency, self.amplitude))
         phase, direction = rng.random((len(x), 1)), rng.choice([-1.0, 1.0], (len(x), 1))
-        return amplitude * (2 * ((direction * frequency * x + phase) % 1) - 1)
+        kind = rng.integers(len(self.waves), size=(len(x), 1))
+        phase = (direction * frequency * x + phase) % 1
+        return amplitude * np.choose(kind, [WAVES[wave](phase) for wave in self.waves])
 
     @staticmethod
     def _round(x: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from npexp.batch import TaskBatch
 from npexp.errors import ConfigError, DataError, at_least
 
 SPLITS = ("train", "val", "test")  # in the order of time
-SHIPPED = ("co2",)
+SHIPPED = ("co2", "sunspots")
 
 
 class Windows(NamedTuple):
@@ -29,10 +29,11 @@ class Windows(NamedTuple):
 class Series(SampledTasks):
     """Windows of a real series, regularly or irregularly sampled, to be completed from some of their points.
 
-    Use it for the series you have; what ships is 44 years of atmospheric carbon dioxide. A window begins at any point
-    and is as long as `window` says. Inputs are times since its beginning, mapped to [-2, 2], so a model cannot know the
-    date; outputs are standardised with the mean and standard deviation of the training part. Predictors of finished
-    runs take times since the beginning of a window, in the units of the file, and give values as the file has them.
+    Use it for the series you have; what ships is 44 years of atmospheric carbon dioxide and 309 of sunspots. A window
+    begins at any point and is as long as `window` says. Inputs are times since its beginning, mapped to [-2, 2], so a
+    model cannot know the date; outputs are standardised with the mean and standard deviation of the training part.
+    Predictors of finished runs take times since the beginning of a window, in the units of the file, and give values
+    as the file has them.
 
     The past trains, what follows validates, and the future tests; no window crosses a border. A series with a trend
     would be tested on levels it never had in training: with `num_blocks` above 1 it is cut into as many equal stretches
@@ -40,7 +41,7 @@ class Series(SampledTasks):
 
     Args:
         path: a CSV file with the columns "time", numbers, and "value", a row per point, comments after #; or the name
-            of a series that ships: "co2", weekly, in years and parts per million.
+            of a series that ships: "co2", weekly, in years and parts per million, or "sunspots", yearly, their number.
         window: length of a window, in the units of "time".
         num_blocks: stretches of time that are divided each.
         val_fraction: share of each stretch for validation.

@@ -33,6 +33,7 @@ class Bandit(Protocol):
     optimal: Tensor
 
 
+@runtime_checkable
 class Agent(Protocol):
     """Who plays: all games at once, each by what it has seen of that game alone."""
 
@@ -76,7 +77,7 @@ def play(
         seed: of the random numbers that agents draw from PyTorch's generators, which are left as they were.
 
     Raises:
-        ConfigError: more steps than the bandit has, or a model of other sizes.
+        ConfigError: more steps than the bandit has, a model of other sizes, or no agent at all.
         ShapeError: tensors, or actions of an agent, that do not fit together.
         DataError: contexts or rewards that are not finite, no step, or arms that do not exist.
     """
@@ -87,6 +88,8 @@ def play(
     if steps > n:
         raise ConfigError(f"expected at most the {n} steps that the bandit has, got num_steps={steps}: play fewer")
     agent = ModelAgent(player) if isinstance(player, NeuralProcess | Predictor) else player
+    if not isinstance(agent, Agent):
+        raise ConfigError(f"expected a model, a predictor or an agent, got {player!r}: see npexp.bandits.Agent")
     chosen, paid = torch.empty(b, steps, dtype=torch.long), rewards.new_empty(b, steps)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

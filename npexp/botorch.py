@@ -7,27 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.special import ndtr
 
-from npexp.batch import check_finite
-from npexp.errors import ConfigError, ShapeError, UnsupportedError
-from npexp.likelihoods import (
-    Affine,
-    Autoregressive,
-    CholeskyGaussian,
-    Decoding,
-    DiagonalGaussian,
-    Factorised,
-    IndependentBernoulli,
-    IndependentBernoulliGamma,
-    IndependentCategorical,
-    JointGaussian,
-    LowRankGaussian,
-    NormalMixture,
-    Predictive,
-    SetMixture,
-    TransformedLaw,
-)
+from npexp.errors import ConfigError, DataError, ShapeError, UnsupportedError
+from npexp.likelihoods import Predictive
+from npexp.likelihoods.pathwise import pathwise, regroup
 from npexp.models.base import NeuralProcess, State
 from npexp.ops.tree import tree_map
 from npexp.predict import Predictor
@@ -42,8 +25,6 @@ try:
         from botorch.sampling.get_sampler import GetSampler
 except ImportError as error:
     raise ConfigError("npexp.botorch needs BoTorch, which is not installed: pip install 'npexp[botorch]'") from error
-
-LUMPY = (IndependentBernoulli, IndependentBernoulliGamma, IndependentCategorical)  # mass at single outputs
 
 
 class NPModel(Model):
@@ -93,9 +74,8 @@ class NPModel(Model):
         self._predictor = Predictor(net, device, None if scaling is None else scaling._asdict())
         x, y = self._observed(train_X, train_Y)
         shape = _broadcast(x.shape[:-2], y.shape[:-2])
-        points = [v.expand(*shape, *v.shape[-2:]).reshape(math.prod(shape), *v.shape[-2:]) for v in (x, y)]
         with torch.no_grad():
-            self._remember(net.encode(*points), shape, train_X, train_Y)
+            self._remember(net.encode(_rows(x, shape), _rows(y, shape)), shape, train_X, train_Y)
 
     @property
     def num_outputs(self) -> int:
@@ -131,17 +111,14 @@ class NPModel(Model):
             raise UnsupportedError("neural processes predict with the noise they were trained with: give True or False")
         x = self._inputs(X)
         if x.shape[-2] == 0:
-            raise ShapeError(
-                f"expected at least one point, X [*batch, q, {x.shape[-1]}] with q > 0, got {list(X.shape)}"
-            )
+            raise ShapeError(f"expected X [*batch, q, {x.shape[-1]}] with at least one point, got {list(X.shape)}")
         shape, q, net = _broadcast(x.shape[:-2], self._shape), x.shape[-2], self._predictor.model
-        # targets that do not look at each other are asked for together, so that their data set is read once
-        together = net.consistent and net.decoding is None and not net.causal
-        inner = shape[len(shape) - len(self._shape) :] if together else shape
-        b, copies = math.prod(inner), math.prod(shape) // max(1, math.prod(inner))
+        # where targets do not look at each other, those of one data set are asked for together: it is read once
+        extra = len(shape) - len(self._shape) if net.consistent and net.decoding is None else 0
+        copies, b = math.prod(shape[:extra]), math.prod(shape[extra:])
         x = x.expand(*shape, *x.shape[-2:]).reshape(copies, b, *x.shape[-2:])
-        law = net.predict(self._state_of(inner), x.transpose(0, 1).flatten(1, 2))
-        law = law if copies == 1 else _part(law, copies, q)
+        law = net.predict(self._state_of(shape[extra:]), x.transpose(0, 1).flatten(1, 2))
+        law = law if copies == 1 else regroup(law, copies, q)
         if self._predictor.scaling is not None:
             law = self._predictor.scaling.law(law)
         posterior = NPPosterior(law, shape, output_indices)
@@ -161,19 +138,21 @@ class NPModel(Model):
         """
         x, y = self._observed(X, Y)
         shape = _broadcast(x.shape[:-2], y.shape[:-2], self._shape)
-        x, y = (v.expand(*shape, *v.shape[-2:]).reshape(math.prod(shape), *v.shape[-2:]) for v in (x, y))
-        before = (self.train_inputs[0], self._train_Y)
-        both = [
+        state = self._predictor.model.update(self._state_of(shape), _rows(x, shape), _rows(y, shape))
+        seen = [
             torch.cat([v.expand(*shape, *v.shape[-2:]) for v in (old, new.to(old))], -2)
-            for old, new in zip(before, (X, Y), strict=True)
+            for old, new in ((self.train_inputs[0], X), (self._train_Y, Y))
         ]
         told = copy.copy(self)
-        told._remember(self._predictor.model.update(self._state_of(shape), x, y), shape, *both)
+        told._remember(state, shape, *seen)
         return told
 
-    def fantasize(self, X: Tensor, sampler: MCSampler, observation_noise: None = None, **kwargs: Any) -> "NPModel":
+    def fantasize(
+        self, X: Tensor, sampler: MCSampler, observation_noise: Tensor | None = None, **kwargs: Any
+    ) -> "NPModel":
         """The models that have seen X `[*batch, n, d]` with outputs drawn by the sampler, on axes in front."""
-        return self.condition_on_observations(X, sampler(self.posterior(X, observation_noise=True)))
+        noise = True if observation_noise is None else observation_noise
+        return self.condition_on_observations(X, sampler(self.posterior(X, observation_noise=noise)))
 
     def _remember(self, state: State, shape: torch.Size, train_X: Tensor, train_Y: Tensor) -> None:
         self._state, self._shape, self._train_Y = state, shape, train_Y
@@ -185,21 +164,13 @@ class NPModel(Model):
         if shape == self._shape:
             return self._state
 
-        def spread(t: Tensor) -> Tensor:
-            t = t.reshape(*self._shape, *t.shape[1:])
-            return t.expand(*shape, *t.shape[len(self._shape) :]).reshape(
-                math.prod(shape), *t.shape[len(self._shape) :]
-            )
-
-        return tree_map(spread, self._state)
+        return tree_map(lambda t: _rows(t.reshape((*self._shape, *t.shape[1:])), shape, t.ndim - 1), self._state)
 
     def _observed(self, X: Tensor, Y: Tensor) -> tuple[Tensor, Tensor]:
         """Points, checked, as the model wants them."""
         x, y = self._inputs(X), self._values("Y", Y, self.num_outputs)
         if x.shape[-2] != y.shape[-2]:
-            raise ShapeError(
-                f"expected as many points in X as in Y, got {list(X.shape)} and {list(Y.shape)}: align them"
-            )
+            raise ShapeError(f"expected as many points in X as in Y, got {list(X.shape)} and {list(Y.shape)}")
         scaling = self._predictor.scaling
         return x, y if scaling is None else scaling.y(y)
 
@@ -212,7 +183,9 @@ class NPModel(Model):
             got = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise ShapeError(f"expected {name} to be a tensor [*batch, n, {size}], as the model was built, got {got}")
         values = values.to(self._predictor.device, torch.float64)
-        check_finite(name, values.reshape(-1, *values.shape[-2:]))
+        bad = (~values.isfinite()).nonzero()
+        if len(bad):
+            raise DataError(f"{name} holds NaN or an infinity, first at index {bad[0].tolist()}: leave the point out")
         return values
 
 
@@ -271,7 +244,7 @@ class NPPosterior(Posterior):
     def rsample_from_base_samples(self, sample_shape: torch.Size, base_samples: Tensor) -> Tensor:
         """The draws that standard normal numbers `[*sample_shape, *batch, q, m]` stand for."""
         noise = base_samples.to(self._mean).reshape(math.prod(sample_shape), *self._mean.shape)
-        return self._shaped(draws(self.law, noise), sample_shape)
+        return self._shaped(pathwise(self.law, noise), sample_shape)
 
     def _shaped(self, values: Tensor, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         values = values.reshape(*sample_shape, *self.batch_shape, *values.shape[-2:])
@@ -283,113 +256,15 @@ def _sampler(posterior: NPPosterior, sample_shape: torch.Size, *, seed: int | No
     return SobolQMCNormalSampler(sample_shape, seed=seed)
 
 
-def draws(law: Predictive, noise: Tensor) -> Tensor:
-    """Draws of a law as smooth functions of standard normal `noise`, both `[n, b, q, m]`.
-
-    The first output is the quantile of its law at the level of the first number, the next one that of its law given the
-    first, and so on (Rosenblatt 1952): so gradients reach the weights of a mixture too. A normal law comes out as mean
-    plus Cholesky factor times noise, which is what BoTorch does for GPs.
-
-    Raises:
-        UnsupportedError: outputs without a density, or a law of which only the outputs alone are known.
-    """
-    if isinstance(law, Affine):
-        return law.shift + law.scale * draws(law.law, noise)
-    if isinstance(law, TransformedLaw):
-        return law.transform.forward(draws(law.law, noise))
-    if isinstance(law, DiagonalGaussian):
-        return law.mean + law.stddev * noise
-    if isinstance(law, JointGaussian):
-        return law.mean + (_factor(law) @ noise.flatten(-2)[..., None])[..., 0].unflatten(-1, noise.shape[-2:])
-    if isinstance(law, SetMixture) and isinstance(law.law, DiagonalGaussian | JointGaussian):
-        return _chained(law, noise.flatten(-2)).unflatten(-1, noise.shape[-2:])
-    if isinstance(law, Autoregressive) and law.decoding == Decoding():
-        return _decoded(law, noise)
-    if isinstance(law, Factorised) and not isinstance(law, LUMPY):
-        return _quantile(law, noise)
-    raise UnsupportedError(
-        f"no differentiable draws of a {type(law).__name__}: use an acquisition function of mean and variance alone, "
-        "or a model with a normal law or a mixture of normals"
-    )
-
-
-def _quantile(law: Factorised, noise: Tensor) -> Tensor:
-    """Outputs at the levels of the noise, with the gradients of the implicit function: -dF / density."""
-    with torch.no_grad():
-        tiny = torch.finfo(noise.dtype).eps
-        y = law.icdf(ndtr(noise).clamp(tiny, 1 - tiny))
-        density = law.log_density(y).exp().clamp_min(torch.finfo(noise.dtype).tiny)
-    level = law.cdf(y)
-    return y - (level - level.detach()) / density
-
-
-def _chained(law: SetMixture, noise: Tensor) -> Tensor:
-    """Of a mixture of joint normals, output by output, `[n, b, q m]`: what came before weighs the components."""
-    means, factor = law.law.mean.flatten(-2), _factor(law.law)  # [s, b, q m], [s, b, q m, q m]
-    weights = means.new_zeros(means.shape[:2]) if law.log_weights is None else law.log_weights
-    weights, residuals, outputs = weights.expand(noise.shape[0], *weights.shape), [], []
-    for i in range(noise.shape[-1]):
-        mean = means[..., i].expand_as(weights)
-        for j, residual in enumerate(residuals):
-            mean = mean + factor[..., i, j] * residual
-        stddev = factor[..., i, i].expand_as(weights)  # [n, s, b], as all of these
-        parts = [v.movedim(1, -1)[:, :, None, None] for v in (weights.log_softmax(1), mean, stddev)]
-        y = _quantile(NormalMixture(*parts), noise[..., i, None, None])[..., 0, 0]
-        residual = (y[:, None] - mean) / stddev
-        weights = weights - 0.5 * residual.square() - stddev.log()
-        residuals.append(residual)
-        outputs.append(y)
-    return torch.stack(outputs, -1)
-
-
-def _decoded(law: Autoregressive, noise: Tensor) -> Tensor:
-    """Target after target, each draw with a state of its own."""
-    n, b = noise.shape[:2]
-    state, x = tree_map(lambda t: t.expand(n, *t.shape).flatten(0, 1), (law.state, law.xt))
-    outputs: list[Tensor] = []
-    for i in range(noise.shape[2]):
-        if outputs:
-            state = law.verbs.absorb(state, x[:, i - 1 : i], outputs[-1], None)
-        step = law.verbs.predict(state, x[:, i : i + 1], None)
-        outputs.append(draws(step, noise[:, :, i : i + 1].flatten(0, 1)[None])[0])
-    return torch.cat(outputs, 1).unflatten(0, (n, b))
-
-
-def _factor(law: DiagonalGaussian | JointGaussian) -> Tensor:
-    """Cholesky factor of the covariance of all outputs, `[*s, b, q m, q m]`."""
-    if isinstance(law, DiagonalGaussian):
-        return torch.diag_embed(law.stddev.flatten(-2))
-    if isinstance(law, CholeskyGaussian):
-        return law.factor.flatten(-3, -2)
-    if not isinstance(law, LowRankGaussian):
-        raise UnsupportedError(f"no covariance of a {type(law).__name__} is known")
-    rows, channels = law.factor.flatten(-3, -2), law.mean.shape[-1]
-    shared = rows @ rows.mT
-    if not law.across:
-        channel = torch.arange(rows.shape[-2], device=rows.device) % channels
-        shared = shared * (channel[:, None] == channel)
-    return torch.linalg.cholesky(shared + torch.diag_embed(law.noise.square().flatten(-2)))
-
-
-def _part(law: Predictive, copies: int, q: int) -> Predictive:
-    """A consistent law of `[b, copies q]` targets as that of `[copies b, q]`, leaving out how parts hang together."""
-    part, axis = copy.copy(law), law.mean.ndim - 3
-    for name, value in vars(law).items():
-        if isinstance(value, Predictive):
-            setattr(part, name, _part(value, copies, q))
-        elif name == "log_weights" and isinstance(law, SetMixture) and value is not None:
-            part.log_weights = value.repeat(1, copies)
-        elif isinstance(value, Tensor) and value.shape[: axis + 2] == law.mean.shape[: axis + 2]:
-            setattr(
-                part, name, value.unflatten(axis + 1, (copies, q)).transpose(axis, axis + 1).flatten(axis, axis + 1)
-            )
-    return part
-
-
 def _broadcast(*shapes: torch.Size) -> torch.Size:
     try:
         return torch.broadcast_shapes(*shapes)
     except RuntimeError as error:
-        raise ShapeError(
-            f"expected batches that broadcast, got {' and '.join(str(list(s)) for s in shapes)}"
-        ) from error
+        given = " and ".join(str(list(s)) for s in shapes)
+        raise ShapeError(f"expected batches of data sets and of points that broadcast, got {given}") from error
+
+
+def _rows(values: Tensor, shape: torch.Size, event: int = 2) -> Tensor:
+    """`[*batch, ...]` with `event` last axes, as tasks of the batch `shape` in a row: `[b, ...]`."""
+    last = values.shape[values.ndim - event :]
+    return values.expand((*shape, *last)).reshape((math.prod(shape), *last))

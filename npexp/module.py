@@ -35,6 +35,7 @@ class NPModule(LightningModule):
     Attributes:
         test_results: after testing, metric name to value, e.g. "test/loglik_joint" and "test/loglik_joint_sem".
         scaling: what the datamodule has done to raw values, see `npexp.scaling.Scaling`; None where nothing.
+        columns: what the columns of its table mean, see `npexp.columns.Columns`; None where there is no table.
 
     Raises:
         ConfigError: an objective for another kind of model.
@@ -69,6 +70,7 @@ class NPModule(LightningModule):
         self.test_metrics = nn.ModuleList()
         self.test_results: dict[str, float] = {}
         self.scaling: dict[str, list[float]] | None = None
+        self.columns: dict[str, Any] | None = None
 
     def forward(self, batch: TaskBatch) -> Predictive:
         """Predicts a batch's targets from its context."""
@@ -88,7 +90,7 @@ class NPModule(LightningModule):
         """Takes note of what the datamodule does to raw values, for the checkpoint; shows the model some inputs."""
         data = self.trainer.datamodule
         if data is not None:
-            self.scaling = getattr(data, "scaling", None)
+            self.scaling, self.columns = getattr(data, "scaling", None), getattr(data, "columns", None)
         asks = type(self.net).adapt is not NeuralProcess.adapt
         if asks and hasattr(data, "make_batch"):  # the same tasks in every process and after every resumption
             seen = [data.make_batch("train", i) for i in range(ADAPT_BATCHES)]
@@ -104,12 +106,12 @@ class NPModule(LightningModule):
             self.scaling = Scaling.make(self.scaling, self.net.dx, self.net.dy)._asdict()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the scaling, plain data."""
-        checkpoint["scaling"] = self.scaling
+        """Adds the scaling and the columns, plain data."""
+        checkpoint["scaling"], checkpoint["columns"] = self.scaling, self.columns
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the scaling."""
-        self.scaling = checkpoint.get("scaling")
+        """Keeps the scaling and the columns."""
+        self.scaling, self.columns = checkpoint.get("scaling"), checkpoint.get("columns")
 
     def on_before_batch_transfer(self, batch: TaskBatch, dataloader_idx: int) -> TaskBatch:
         """Refuses bad values while they are still cheap to look at, on the host."""
@@ -128,6 +130,10 @@ class NPModule(LightningModule):
             self.log(f"train/{name}", value, batch_size=batch.num_tasks)
         return loss.total
 
+    def on_validation_start(self) -> None:
+        """Refuses a table that is scaled otherwise than the one of the checkpoint."""
+        self._check_units()
+
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """Scores a batch."""
         self.val_metrics.update(self(batch), batch)
@@ -141,6 +147,7 @@ class NPModule(LightningModule):
 
     def on_test_start(self) -> None:
         """One evaluation per test set."""
+        self._check_units()
         self.test_metrics = nn.ModuleList(Evaluation(self.energy_score) for _ in self.test_names).to(self.device)
 
     def test_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -155,6 +162,15 @@ class NPModule(LightningModule):
             for key, value in metrics.compute().items()
         }
         self.log_dict(self.test_results, rank_zero_only=False)
+
+    def _check_units(self) -> None:
+        data = self.trainer.datamodule
+        ours, theirs = (self.columns, self.scaling), (getattr(data, "columns", None), getattr(data, "scaling", None))
+        if None not in (ours[0], theirs[0]) and ours != theirs:
+            raise ConfigError(
+                "the table is divided or scaled otherwise than the one this run was trained on: give that one and its "
+                "settings, or use npexp predict for new data"
+            )
 
     @property
     def test_names(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from npexp.batch import check_finite, check_points
+from npexp.columns import Columns
 from npexp.errors import ConfigError, DataError, PrecisionError, ShapeError, at_least
 from npexp.likelihoods import Decoding, Predictive
 from npexp.models.base import NeuralProcess, Points, State, join
@@ -40,9 +41,11 @@ class Predictor:
             here is then in raw units, arrays that come and laws that go. None where nothing was done.
         keep_points: states remember their points too, O(n) memory, for models that would not. A removal that rounding
             would spoil, as when a window leaves a region behind, then encodes the points that are left.
+        columns: what the columns of the training table meant, as `npexp.columns.Columns` has it, for
+            `npexp.predict_files.predict_table`; arrays here are numbers already. None where there was no table.
 
     Raises:
-        ConfigError: a scaling that does not fit the model.
+        ConfigError: a scaling or columns that do not fit the model.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Predictor:
         device: str | torch.device = "cpu",
         scaling: dict[str, list[float]] | None = None,
         keep_points: bool = False,
+        columns: dict[str, Any] | None = None,
     ):
         if not isinstance(model, NeuralProcess):
             raise ConfigError(
@@ -60,6 +64,12 @@ class Predictor:
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
         self.scaling = None if scaling is None else Scaling.make(scaling, model.dx, model.dy)
+        self.columns = None if columns is None else Columns.make(columns)
+        if self.columns is not None and (self.columns.dx, self.columns.dy) != (model.dx, model.dy):
+            raise ConfigError(
+                f"the columns make {self.columns.dx} inputs and {self.columns.dy} outputs, the model has {model.dx} "
+                f"and {model.dy}: give the columns it was trained on"
+            )
         self.keep_points = keep_points and model.update_rule == "exact"  # other states hold their points anyway
         self._copy: tuple[Any, NeuralProcess] | None = None
 
@@ -325,7 +335,7 @@ def load_predictor(path: str | Path, device: str | torch.device = "cpu", keep_po
         model.load_state_dict({k.removeprefix("net."): v for k, v in found.items() if k.startswith("net.")})
     except RuntimeError as error:
         raise ConfigError(f"the weights in {path} are not those of the model it describes: {error}") from error
-    return Predictor(model, device, checkpoint.get("scaling"), keep_points)
+    return Predictor(model, device, checkpoint.get("scaling"), keep_points, checkpoint.get("columns"))
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from pandas.api.types import is_numeric_dtype
 
+from npexp.columns import Column, Columns, Place, check_names
 from npexp.errors import ConfigError, DataError, suggest
 from npexp.predict import Predictor
 
@@ -80,7 +81,14 @@ def predict_arrays(
 
     Returns:
         xt, mean and stddev `[b, nt, dy]`, quantiles `[q, b, nt, dy]` and their levels; without `b` as the input.
+
+    Raises:
+        ConfigError: the model was trained on a table whose rows are not points as they stand.
+        DataError: arrays are missing, or their shapes do not fit.
     """
+    if predictor.columns is not None and not predictor.columns.are_numbers:
+        names = ", ".join(c.name for c in predictor.columns.x)
+        raise ConfigError(f"this model was trained on a table with the inputs {names}: give a .csv or .parquet file")
     missing = [name for name in ("xc", "yc", "xt") if name not in arrays]
     if missing:
         found = ", ".join(arrays) or "none"
@@ -119,59 +127,81 @@ def predict_table(
     """Predictions for tables, one row per target in the order they came.
 
     Args:
-        predictor: the model.
+        predictor: the model. One that was trained on a table knows its columns, task, dates and categories.
         context: observed points, and without `targets` also the rows to predict, which miss their outputs.
         targets: the rows to predict.
-        x: input columns; None finds x, or x0, x1, ...
-        y: output columns; None finds y, or y0, y1, ...
+        x: input columns; None finds those of the training table, else x, or x0, x1, ...
+        y: output columns; None finds those of the training table, else y, or y0, y1, ...
         levels: quantile levels.
 
     Returns:
-        The target rows' `task` and inputs, and per output y columns such as `y_mean`, `y_stddev` and `y_q0.025`.
+        The target rows' task and inputs, and per output y columns such as `y_mean`, `y_stddev` and `y_q0.025`.
         A task that has no context gets the model's prediction without any.
 
     Raises:
-        DataError: columns are missing, a row names no task, or there is nothing to predict.
+        DataError: columns are missing, a row names no task, a value is bad, or there is nothing to predict.
     """
-    _check_tasks(context, targets)
-    x, y = _columns(context, x, "x", predictor.model.dx), _columns(context, y, "y", predictor.model.dy)
+    if predictor.columns is None:
+        x, y = _columns(context, x, "x", predictor.model.dx), _columns(context, y, "y", predictor.model.dy)
+        columns = Columns("task", tuple(Column(name, "number") for name in x), tuple(y))
+    else:
+        columns = predictor.columns.renamed(x, y)
+    _check_tasks(context, targets, columns.task)
+    places = {"context": Place("--context"), "targets": Place("--targets")}
     if targets is None:
-        absent = context[y].isna().all(axis=1)
+        check_names(context.columns, columns.y, "--context")
+        absent = context[list(columns.y)].isna().all(axis=1).to_numpy()
+        numbers = np.arange(1, len(context) + 1)
+        places = {"context": Place("--context", numbers[~absent]), "targets": Place("--context", numbers[absent])}
         context, targets = context[~absent], context[absent]
-    _columns(targets, x, "x", predictor.model.dx)
+    wanted = columns.inputs(targets, places["targets"])
     if targets.empty:
         raise DataError("found nothing to predict: give --targets, or rows whose outputs are empty")
-    several = "task" in targets.columns
-    keys = ["task", *x] if several else list(x)
-    groups = dict(iter(context.groupby("task"))) if several else {None: context}
-    wanted = list(targets.groupby("task", sort=False)) if several else [(None, targets)]
-    parts = []
-    for name, rows in _progress(wanted):
-        seen = groups.get(name, context.iloc[:0])
-        xc, yc, xt = (part.to_numpy(copy=True) for part in (seen[x], seen[y], rows[x]))
-        mean, stddev, quantiles = _predict(predictor, xc, yc, xt, levels)
-        part = rows[keys].copy()
-        for i, output in enumerate(y):
-            part[f"{output}_mean"], part[f"{output}_stddev"] = mean[0, :, i], stddev[0, :, i]
-            for level, values in zip(levels, quantiles, strict=True):
-                part[f"{output}_q{level:g}"] = values[0, :, i]
-        parts.append(part)
-    return pd.concat(parts).loc[targets.index] if targets.index.is_unique else pd.concat(parts)
+    seen, outputs = columns.inputs(context, places["context"]), columns.outputs(context, places["context"])
+    columns.observed(outputs, places["context"])
+    several = columns.task in targets.columns
+    rows_of = [
+        t.groupby(columns.task, sort=False).indices if several else {None: np.arange(len(t))}
+        for t in (context, targets)
+    ]
+    mean, stddev = np.empty((2, len(targets), len(columns.y)))
+    quantiles = np.empty((len(levels), *mean.shape))
+    for name, rows in _progress(list(rows_of[1].items())):
+        known = rows_of[0].get(name, np.arange(0))
+        xc, xt = seen[known], wanted[rows]
+        if columns.relative:
+            if not len(xc):
+                raise DataError(
+                    f"task '{name}' has no context: this model measures '{columns.x[0].name}' from the latest of it"
+                )
+            xc, xt = (np.concatenate([part[:, :1] - seen[known, 0].max(), part[:, 1:]], 1) for part in (xc, xt))
+        xc, yc, _ = columns.points(xc, outputs[known])
+        found = _predict(predictor, xc, yc, columns.targets(xt), levels)
+        mean[rows], stddev[rows] = columns.values(found[0])[0], columns.values(found[1], spread=True)[0]
+        quantiles[:, rows] = columns.values(found[2])[:, 0]
+    table = targets[[*([columns.task] if several else []), *(c.name for c in columns.x)]].copy()
+    for i, output in enumerate(columns.y):
+        table[f"{output}_mean"], table[f"{output}_stddev"] = mean[:, i], stddev[:, i]
+        for level, values in zip(levels, quantiles, strict=True):
+            table[f"{output}_q{level:g}"] = values[:, i]
+    return table
 
 
-def _check_tasks(context: pd.DataFrame, targets: pd.DataFrame | None) -> None:
+def _check_tasks(context: pd.DataFrame, targets: pd.DataFrame | None, task: str | None) -> None:
     """Raises `DataError` unless each row names its task, or none does."""
     tables = {"--context": context} if targets is None else {"--context": context, "--targets": targets}
-    having = [table["task"] for table in tables.values() if "task" in table.columns]
+    having = [table[task] for table in tables.values() if task in table.columns]
     if having and len(having) < len(tables):
-        raise DataError("expected a column 'task' in both tables or in neither")
+        raise DataError(f"expected a column '{task}' in both tables or in neither")
     for option, tasks in zip(tables, having, strict=False):
         absent = np.flatnonzero(tasks.isna())
         if len(absent):
-            raise DataError(f"row {absent[0] + 1} of {option} has no task: fill in the column 'task', or leave it out")
+            raise DataError(
+                f"row {absent[0] + 1} of {option} has no task: fill in the column '{task}', or leave it out"
+            )
     # Numbers and words never match, so each task would look as if it had no context.
     if len({is_numeric_dtype(tasks) for tasks in having if len(tasks)}) > 1:
-        raise DataError("the column 'task' holds numbers in one table and words in the other: use the same in both")
+        raise DataError(f"the column '{task}' holds numbers in one table and words in the other: use the same in both")
 
 
 def _predict(

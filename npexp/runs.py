@@ -18,6 +18,7 @@ from npexp.config import conf_dir, config_names, expand, find_config, read_confi
 from npexp.errors import ConfigError, suggest
 
 LABELS = {"model": "--model_name", "data": "--data_name"}
+TABLE = {"data": "data/frame", "model": "model/rmnp_hybrid", "both": "experiment/frame_rmnp_hybrid"}
 
 
 class Run(NamedTuple):
@@ -68,7 +69,8 @@ class Arguments:
     def __init__(self, words: Sequence[str]):
         self.words = list(words)
 
-    def _pairs(self) -> Iterator[tuple[str, str, slice]]:
+    def pairs(self) -> Iterator[tuple[str, str, slice]]:
+        """Option, value, and the words that both stand in."""
         for i, word in enumerate(self.words):
             key, equals, value = word.partition("=")
             if equals:
@@ -78,7 +80,7 @@ class Arguments:
 
     def all(self, *options: str) -> list[str]:
         """Every value given for these options, in order."""
-        return [value for key, value, _ in self._pairs() if key in options]
+        return [value for key, value, _ in self.pairs() if key in options]
 
     def last(self, option: str) -> str | None:
         """The value that counts, or None."""
@@ -86,7 +88,7 @@ class Arguments:
 
     def without(self, *options: str) -> list[str]:
         """The words less these options and their values."""
-        gone = {i for key, _, where in self._pairs() if key in options for i in range(where.start, where.stop)}
+        gone = {i for key, _, where in self.pairs() if key in options for i in range(where.start, where.stop)}
         return [word for i, word in enumerate(self.words) if i not in gone]
 
 
@@ -105,8 +107,9 @@ def complete(command: str, words: Sequence[str], base: str = "base") -> Start:
     args = Arguments(words)
     asked = args.all("--config", "-c")
     layers = expand(asked)
+    table = brings_table(args, layers)
     root = Path(args.last("--runs_dir") or setting("runs_dir", layers) or "runs").resolve()
-    name = args.last("--name") or setting("name", layers) or default_name(asked)
+    name = args.last("--name") or setting("name", layers) or (table and table_name(args)) or default_name(asked)
     version = _number(args.last("--version"))
     if name is not None and (Path(name).is_absolute() or ".." in Path(name).parts):
         raise ConfigError(f"expected a run name such as 'gp_rbf' or 'study/trial_3', got '{name}'")
@@ -117,6 +120,8 @@ def complete(command: str, words: Sequence[str], base: str = "base") -> Start:
     checkpoint, origin = find_checkpoint(wanted, root, name, version, "last" if command == "fit" else "best")
     if not asked and origin is not None and origin.config.is_file():
         asked = [str(origin.config)]
+    elif table:
+        asked = with_table(asked, args, layers)
     elif not asked and not args.all("--model", "--model.net", "--data"):
         near = ", ".join(config_names("experiment")[:4])
         raise ConfigError(f"{command} needs --config EXPERIMENT" + (f", for example {near}" if near else ""))
@@ -137,6 +142,28 @@ def complete(command: str, words: Sequence[str], base: str = "base") -> Start:
         done.append(f"--ckpt_path={checkpoint}")
     done += [f"--runs_dir={run.root}", f"--name={run.name}", f"--version={run.version}"]
     return Start(done, run, continues)
+
+
+def brings_table(args: Arguments, layers: Sequence[Path]) -> bool:
+    """Whether data are described by options such as `--data.path` alone: then they are a table of the user's own."""
+    described = any(key.startswith("--data.") for key, _, _ in args.pairs())
+    named = args.all("--data", "--data.class_path") or any("data" in read_config(path) for path in layers)
+    return described and not named
+
+
+def with_table(asked: list[str], args: Arguments, layers: Sequence[Path]) -> list[str]:
+    """The configurations for such a table: RMNPHybrid's unless another model is named."""
+    has_model = args.all("--model", "--model.net")
+    has_model = has_model or any("net" in (read_config(path).get("model") or {}) for path in layers)
+    if not asked and not has_model:
+        return [TABLE["both"]]
+    return [*([] if has_model else [TABLE["model"]]), TABLE["data"], *asked]
+
+
+def table_name(args: Arguments) -> str | None:
+    """What a run on such a table is called: its file."""
+    path = args.last("--data.path")
+    return Path(path).stem if path else None
 
 
 def label(group: str, layers: Sequence[Path]) -> str | None:

@@ -1,15 +1,33 @@
 """Every YAML that is shipped: parsed by the real command line and run for two steps."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from npexp.cli import main
 from npexp.config import conf_dir, config_names
+from tests.datamodules import samples
 
 FEW = ["--data.num_val_batches=1", "--data.num_test_batches=1"]
-SMALL_DATA = {"GPData": FEW, "Sawtooth": FEW, "Shapes": FEW, "Series": FEW, "DigitsData": []}
+SMALL_DATA = {
+    "GPData": FEW,
+    "LongGP": FEW,
+    "Sawtooth": FEW,
+    "Shapes": FEW,
+    "SIR": FEW,
+    "Series": FEW,
+    "DigitsData": [],
+    "EEG": FEW,
+    "SimToReal": ["--data.simulator.num_val_batches=1", "--data.simulator.num_test_batches=1"],
+    "EMNIST": [],
+    "CelebA": [],
+    "ImageFolder": [],
+    "Field": FEW,
+    "Wheel": FEW,
+    "Frame": ["--data.max_eval_tasks=4"],
+}
 NAMES = ("class_path", "defaults")  # they name what is used, and its own documentation explains it
 CPU = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--figures.num_tasks=1"]
 
@@ -38,7 +56,9 @@ def data_class(name):
 
 def two_steps(*layers, data):
     words = [w for layer in layers for w in ("--config", layer)]
-    return ["fit", *words, "--trainer.max_steps=2", *SMALL_DATA[data], *CPU]
+    needed = samples.settings(data, Path("brought")) | samples.settings(Path(layers[-1]).name, Path("brought"))
+    brought = [f"--data.{key}={value}" for key, value in needed.items()]
+    return ["fit", *words, "--trainer.max_steps=2", *SMALL_DATA[data], *brought, *CPU]
 
 
 @pytest.mark.parametrize("name", config_names("experiment"))

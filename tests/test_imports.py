@@ -10,22 +10,23 @@ ROOT = Path(__file__).parents[1]
 # A module may import from lower levels and from its own package; those on one line do not know each other.
 LEVELS = [
     ["npexp.errors"],
-    ["npexp.ops", "npexp.batch", "npexp.config"],
+    ["npexp.ops", "npexp.batch", "npexp.config", "npexp.columns"],
     ["npexp.layers"],
     ["npexp.mixers", "npexp.likelihoods"],
     ["npexp.models"],
     ["npexp.cost", "npexp.mixer_costs"],
     ["npexp.registry", "npexp.objectives", "npexp.metrics", "npexp.scaling", "npexp.states"],
     ["npexp.predict", "npexp.module"],
-    ["npexp.runs", "npexp.schedules", "npexp.loggers"],
+    ["npexp.bandits", "npexp.runs", "npexp.schedules", "npexp.loggers"],
     ["npexp.callbacks"],
     ["npexp.onnx_operators"],
+    ["npexp.botorch"],
     ["npexp.cli_errors", "npexp.facts", "npexp.predict_files", "npexp.export", "npexp.sklearn", "npexp.mixer_table"],
     ["npexp.commands", "npexp.training_cli"],
     ["npexp.cli"],
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
-DATAMODULES_MAY_USE = {"npexp.batch", "npexp.errors"}
+DATAMODULES_MAY_USE = {"npexp.batch", "npexp.columns", "npexp.errors"}
 
 
 def unit(module: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -127,7 +128,8 @@ def image_figure(panels: Sequence[Panel]) -> Figure:
     """Draws image tasks, one per row: context pixels, truth, the model's mean and its standard deviation.
 
     Args:
-        panels: the tasks, with `image_shape`, inputs (row, column) and one or three outputs.
+        panels: the tasks, with `image_shape`, inputs (row, column) and outputs that are a grey value, a colour, or
+            else drawn side by side.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -160,13 +162,14 @@ def draw_image(axes: Sequence[Axes], panel: Panel) -> None:
     scale = lambda v: (v - low).clip(0) / max(high - low, 1e-12)  # noqa: E731
 
     # Pixels are found by their place in the grid of targets, whatever units the inputs are in.
-    shown = torch.tensor(to_rgb("#9ecae1")).repeat(height * width, 1).numpy()
+    seen = torch.full(panel.batch.yt.shape[1:], torch.nan)
     xc, yc = _real(panel.batch.xc, panel.batch.mask_c), _real(panel.batch.yc, panel.batch.mask_c)
     if len(xc):
-        nearest = torch.cdist(xc.float(), panel.batch.xt[0].float().cpu()).argmin(1).numpy()
-        shown[nearest] = scale(yc.float().numpy()).clip(max=1)
+        seen[torch.cdist(xc.float(), panel.batch.xt[0].float().cpu()).argmin(1)] = yc.float()
+    context = _picture(seen, height, width)
+    shown = np.where(np.isnan(context), to_rgb("#9ecae1"), scale(context).clip(max=1))
     gray = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
-    axes[0].imshow(shown.reshape(height, width, 3), interpolation="nearest")
+    axes[0].imshow(shown, interpolation="nearest")
     axes[0].set_ylabel(f"{len(xc)} of {height * width} pixels", fontsize=8)
     axes[1].imshow(scale(picture).squeeze(), **gray)
     axes[2].imshow(scale(mean).clip(max=1).squeeze(), **gray)
@@ -190,7 +193,9 @@ def _flat(points: Tensor) -> Any:
 
 
 def _picture(values: Tensor, height: int, width: int) -> Any:
-    return values.detach().cpu().float().reshape(height, width, -1).numpy()
+    """The values as `[height, width, 1 or 3]`; any other number of outputs lies side by side in a wide picture."""
+    picture = values.detach().cpu().float().reshape(height, width, -1)
+    return (picture if picture.shape[2] in (1, 3) else picture.mT.reshape(height, -1, 1)).numpy()
 
 
 class Figures(Callback):

@@ -37,6 +37,18 @@ def test_curves_are_drawn_from_left_to_right():
         assert (np.diff(line.get_xdata()) >= 0).all()
 
 
+def test_five_outputs_lie_side_by_side():
+    grid = torch.cartesian_prod(torch.linspace(0, 1, 4), torch.linspace(0, 1, 5))[None]
+    picture = torch.rand(1, 20, 5)
+    batch = TaskBatch(grid[:, 7:8], picture[:, 7:8], grid, picture)
+    figure = image_figure([Panel(batch, picture, picture, image_shape=(4, 5))])
+    context, _, mean, spread = (axis.images[0].get_array() for axis in figure.axes[:4])
+    assert context.shape == (4, 25, 3) and mean.shape == spread.shape == (4, 25)
+    for output in range(5):
+        np.testing.assert_allclose(spread[:, 5 * output : 5 * output + 5], picture[0, :, output].reshape(4, 5))
+    assert len({tuple(c) for c in context.reshape(-1, 3).round(4)}) == 6  # one point, five outputs, and the background
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_image_shows_its_context_where_it_is(channels):
     grid = torch.cartesian_prod(torch.linspace(0, 1, 4), torch.linspace(0, 1, 5))[None]

@@ -6,7 +6,7 @@ import torch
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
-from datamodules import RBF, Coregionalised, GPData, Matern, Mixed, Product, Sum
+from datamodules import LMC, RBF, Coregionalised, GPData, Matern, Mixed, Product, Sum
 from datamodules.oracle import bayes_oracle, factor, gp_predictive, scores, whiten
 from npexp.batch import TaskBatch
 from npexp.errors import ConfigError
@@ -162,9 +162,58 @@ def test_families_of_two_outputs_compose():
         assert GPData(family).make_batch("train", 0).check().yt.shape[2] == 2
 
 
+@pytest.mark.parametrize("dy", [1, 2, 4])
+def test_linear_model_is_a_sum_of_kronecker_products(dy):
+    families, x = [RBF(), Matern(0.5), RBF((2.0, 2.0))], torch.rand(3, 6, 2, dtype=torch.float64) * 4 - 2
+    kernel = LMC(families, dy, weight=(-1.0, 2.0), own=(0.1, 0.4))
+    u = torch.rand(3, kernel.num_hyper, dtype=torch.float64)
+    for a, b in ((x, x), (x[:, :4], x[:, 4:])):
+        result = kernel.covariance(u, a, b)
+        for task in range(3):
+            expected, rest = 0, u[task]
+            for family in families:
+                shared, own = -1 + 3 * rest[:dy].numpy(), 0.1 + 0.3 * rest[dy : 2 * dy].numpy()
+                k = family.covariance(rest[None, 2 * dy : 2 * dy + 2], a[task : task + 1], b[task : task + 1])[0]
+                expected = expected + np.kron(k.numpy(), np.outer(shared, shared) + np.diag(own))
+                rest = rest[2 * dy + 2 :]
+            assert len(rest) == 0
+            np.testing.assert_allclose(result[task], expected, atol=1e-12)
+
+
+def test_oracles_of_three_outputs_are_those_of_scipy():
+    kernel = LMC([ONE], 3, weight=(0.7, 0.7), own=(0.2, 0.2))
+    batch = GPData(kernel, **SIZES).make_batch("train", 0).check()
+    assert batch.yc.shape == (16, 5, 3)
+    x = torch.cat([batch.xc, batch.xt], 1)[0].double().numpy()
+    y = torch.cat([batch.yc, batch.yt], 1)[0].double().numpy()
+    k = SCALE**2 * np.exp(-0.5 * ((x[:, None] - x[None]) ** 2).sum(-1) / LENGTH**2)
+    full = np.kron(k, np.full((3, 3), 0.49) + 0.2 * np.eye(3)) + NOISE**2 * np.eye(27)
+
+    def log_density(n):
+        return multivariate_normal.logpdf(y[:n].ravel(), np.zeros(3 * n), full[: 3 * n, : 3 * n])
+
+    assert batch.oracle_joint[0].item() == pytest.approx(log_density(9) - log_density(5), abs=1e-4)
+    assert batch.oracle_marginal[0, 0].item() == pytest.approx(log_density(6) - log_density(5), abs=1e-4)
+
+
+def test_one_family_without_own_parts_is_the_intrinsic_model():
+    """Weights 1 and nothing of their own: outputs are one function, as with correlation 1."""
+    x, u = torch.rand(2, 4, 1, dtype=torch.float64), torch.rand(2, 6, dtype=torch.float64)
+    linear = LMC([RBF()], 2, weight=(1.0, 1.0), own=(0.0, 0.0)).covariance(u, x, x)
+    intrinsic = Coregionalised(RBF(), (1.0, 1.0)).covariance(u[:, [4, 5, 0]], x, x)
+    torch.testing.assert_close(linear, intrinsic)
+
+
 @pytest.mark.parametrize(
     "make",
     [
+        lambda: LMC([]),
+        lambda: LMC([RBF(), Coregionalised(RBF())]),
+        lambda: LMC([Coregionalised(RBF())]),
+        lambda: LMC([RBF()], num_outputs=0),
+        lambda: LMC([RBF()], weight=(1.0, 0.0)),
+        lambda: LMC([RBF()], own=(-0.1, 0.0)),
+        lambda: GPData(LMC([RBF()], 3), test_kernels={"two": LMC([RBF()], 2)}),
         lambda: Coregionalised(RBF(), (-1.1, 0.0)),
         lambda: Coregionalised(RBF(), (0.0, 1.1)),
         lambda: Coregionalised(RBF(), (0.5, 0.0)),

@@ -106,6 +106,29 @@ def test_a_test_set_does_not_depend_on_the_others():
     torch.testing.assert_close(alone.make_batch("test", 3).yt, accompanied.make_batch("test", 3).yt, rtol=0, atol=0)
 
 
+def test_ranges_move_and_stretch_all_inputs():
+    dm = GPData(
+        FIXED,
+        dx=2,
+        target_range=(2.0, 3.0),
+        test_kernels={"rough": Matern(0.5)},
+        test_ranges={"shift": (8.0, 12.0), "wide": [-4.0, 4.0]},
+    )
+    assert dm.test_names == ("test", "test_rough", "test_shift", "test_wide")
+    for split, of_context, of_targets in (
+        ("train", (-2, 2), (2, 3)),
+        ("test", (-2, 2), (2, 3)),
+        ("test_rough", (-2, 2), (2, 3)),
+        ("test_shift", (8, 12), (8, 12)),
+        ("test_wide", (-4, 4), (-4, 4)),
+    ):
+        batches = [dm.make_batch(split, i).check() for i in range(5)]
+        for (low, high), x in ((of_context, [b.xc for b in batches]), (of_targets, [b.xt for b in batches])):
+            values = torch.cat([v.flatten() for v in x])
+            assert low <= values.min() < low + 0.05 * (high - low) and high >= values.max() > high - 0.05 * (high - low)
+        assert dm.kernel_of(split) is (dm.test_kernels["rough"] if split == "test_rough" else FIXED)
+
+
 @pytest.mark.parametrize("dx", [1, 2])
 def test_plot_tasks(dx):
     dm = GPData(RBF((0.5, 1.0)), dx=dx, target_range=(-3.0, 1.0), noise=0.05)
@@ -147,6 +170,10 @@ def test_nothing_to_plot_beyond_two_inputs():
         {"num_val_batches": 0},
         {"num_test_batches": 0},
         {"test_kernels": {"a b": RBF()}},
+        {"test_ranges": {"a b": (0.0, 1.0)}},
+        {"test_ranges": {"far": (1.0, 0.0)}},
+        {"test_ranges": {"far": (1.0, float("nan"))}},
+        {"test_ranges": {"far": (1.0, 2.0)}, "test_kernels": {"far": RBF()}},
     ],
 )
 def test_bad_settings_are_typed_errors(settings):

@@ -1,13 +1,13 @@
-"""Sawtooth functions: what they look like, and how they are seen."""
+"""Sawtooth and square waves: what they look like, and how they are seen."""
 
 import numpy as np
 import pytest
 import torch
-from scipy.signal import sawtooth
+from scipy.signal import sawtooth, square
 from scipy.stats import kstest
 
 from datamodules import Sawtooth
-from npexp.errors import ConfigError
+from npexp.errors import ConfigError, UnknownNameError
 
 
 def test_default_sizes_are_those_of_the_tnp_suite():
@@ -44,6 +44,24 @@ def test_functions_are_those_of_scipy():
     assert abs(rising / 400 - 0.5) < 0.1
 
 
+def test_square_waves_are_those_of_scipy():
+    frequency, amplitude = 1.3, 0.8
+    x, y = dense(waves=["square"], frequency=(frequency, frequency), amplitude=(amplitude, amplitude))
+    np.testing.assert_allclose(abs(y), amplitude, rtol=1e-6)
+    phases = np.linspace(0, 1, 400, endpoint=False)
+    for points, values in zip(x[:20], y[:20], strict=True):
+        waves = amplitude * square(2 * np.pi * (frequency * points + phases[:, None]))
+        assert (abs(waves - values) < 1e-4).mean(1).max() > 0.97  # up to a grid of phases; a direction is a phase here
+
+
+def test_mixed_waves_are_either():
+    y = dense(waves=["sawtooth", "square"], amplitude=(1.0, 1.0))[1]
+    flat = (abs(abs(y) - 1) < 1e-6).all(1)
+    assert abs(flat.mean() - 0.5) < 0.1
+    lines = dense(waves=["sawtooth"], amplitude=(1.0, 1.0))[1]
+    np.testing.assert_array_equal(y[~flat], lines[~flat])  # the same functions, had all been of this form
+
+
 def test_amplitudes_and_frequencies_fill_their_ranges():
     x, y = dense(frequency=(2.0, 2.0))
     assert kstest(abs(y).max(1), "uniform", (0.2, 0.8)).pvalue > 0.01
@@ -72,8 +90,19 @@ def test_plot_tasks():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"frequency": (0.0, 1.0)}, {"amplitude": (1.0, 0.5)}, {"noise": -0.1}, {"input_range": (2.0, -2.0)}],
+    [
+        {"frequency": (0.0, 1.0)},
+        {"amplitude": (1.0, 0.5)},
+        {"noise": -0.1},
+        {"input_range": (2.0, -2.0)},
+        {"waves": []},
+    ],
 )
 def test_bad_settings_are_typed_errors(settings):
     with pytest.raises(ConfigError, match=r"expected .* got"):
         Sawtooth(**settings)
+
+
+def test_unknown_waves_are_typed_errors():
+    with pytest.raises(UnknownNameError, match="unknown wave 'squares'; did you mean 'square'"):
+        Sawtooth(waves=["sawtooth", "squares"])

@@ -155,6 +155,18 @@ def test_carbon_dioxide():
     assert "Keeling" in datamodules.series.Path(datamodules.series.__file__).with_name("co2.csv").read_text()[:600]
 
 
+def test_sunspots():
+    dm = Series("sunspots", window=40.0, num_blocks=1, num_context=(3, 25), num_target=(15, 15))
+    times, values = dm.points
+    assert times.tolist() == list(range(1700, 2009)) and values.min() == 0 and values.max() == 190.2
+    assert values[times == 1957] == 190.2 and values.mean().round(2) == 49.75
+    spectrum = abs(np.fft.rfft(values - values.mean()))
+    assert 309 / spectrum.argmax() == pytest.approx(11, abs=0.3)  # years per cycle
+    assert [dm.num_windows(split) for split in SPLITS] == [145, 22, 22]  # from 1700, 1885 and 1947 on
+    source = datamodules.series.Path(datamodules.series.__file__).with_name("sunspots.csv").read_text()
+    assert "National Geophysical Data Center" in source[:300]
+
+
 @pytest.mark.parametrize(
     "settings",
     [
