@@ -45,7 +45,7 @@ def _forecast_cut(rng: np.random.Generator, order: np.ndarray, nc: int, nt: int,
     for low, high in ((max(first, nc), n - nt), (max(first, min(nc, 1)), n - 1)):
         good = cuts[(cuts >= low) & (cuts <= high)]
         if len(good):
-            return int(rng.choice(good))
+            return int(good[rng.integers(len(good))])
     raise _too_few(order)
 
 
@@ -61,7 +61,7 @@ def _block(
             break
     else:
         raise _too_few(order)
-    begin = int(rng.choice(good))
+    begin = int(good[rng.integers(len(good))])
     end = min(begin + inner, n - margin)
     if inner and end < n and order[end] == order[end - 1]:
         end = int(np.searchsorted(order, order[end], side="left"))
@@ -78,7 +78,7 @@ def _block(
 
 def _cuts(order: np.ndarray) -> np.ndarray:
     """Numbers of the points that lie further on than the one before."""
-    return np.flatnonzero(np.diff(order, prepend=-np.inf) > 0)
+    return np.concatenate([[0], 1 + np.flatnonzero(order[1:] > order[:-1])])
 
 
 def _too_few(order: np.ndarray) -> DataError:

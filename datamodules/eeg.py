@@ -25,8 +25,8 @@ class EEG(SampledTasks):
     """Windows of multichannel recordings, to be completed at any time and in any channel.
 
     Use it for recordings in the format of the EEG Database of the UCI archive, by default with seven frontal channels
-    after the experiment of Bruinsma et al. (2023, arXiv 2303.14468), whose split and sizes are not copied. What ships is
-    a short recording of four channels in matplotlib: enough to try, too little to conclude from.
+    after the experiment of Bruinsma et al. (2023, arXiv 2303.14468), whose split and sizes are not copied. What ships
+    is a short recording of four channels in matplotlib: enough to try, too little to conclude from.
 
     Each pair of a time and a channel is a point: inputs are the time in [-2, 2] and a one where the channel is, among
     zeros for the others, so dx is one more than the number of channels, and dy is 1. A point with all channels as

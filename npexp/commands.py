@@ -158,7 +158,8 @@ def predict(words: Sequence[str]) -> int:
         "predict",
         "Predicts from a trained model for data in files. CSV and Parquet: one row per point, inputs in columns x or "
         "x0, x1, ..., outputs in y or y0, y1, ..., and a column 'task' when there are several tasks; rows without "
-        "outputs are the targets. NPZ: arrays xc, yc and xt, [n, d] or [b, n, d].",
+        "outputs are the targets. A model that was trained on a table takes its columns, dates and categories by their "
+        "names instead. NPZ: arrays xc, yc and xt, [n, d] or [b, n, d].",
     )
     parser.add_argument(
         "--ckpt_path", required=True, help="a .ckpt file, or a run folder such as runs/gp_rbf (its newest version)"

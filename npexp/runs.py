@@ -124,7 +124,8 @@ def complete(command: str, words: Sequence[str], base: str = "base") -> Start:
         asked = with_table(asked, args, layers)
     elif not asked and not args.all("--model", "--model.net", "--data"):
         near = ", ".join(config_names("experiment")[:4])
-        raise ConfigError(f"{command} needs --config EXPERIMENT" + (f", for example {near}" if near else ""))
+        hint = f", for example {near}" if near else ""
+        raise ConfigError(f"{command} needs --config EXPERIMENT{hint}; or a table of yours, --data.path FILE.csv")
 
     continues = origin is not None and name in (None, origin.name) and version in (None, origin.version)
     run = origin if continues else _new(root, name or (origin.name if origin else "run"), version)

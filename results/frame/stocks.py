@@ -2,23 +2,37 @@
 
     python results/frame/stocks.py stocks.csv
 
-says which `npexp fit` to run then. It writes a row per month and share that was traded: the share and the three years
-(1990-1992, ...) as the task, the month as a date, and the logarithm of the price over that at the beginning of these
-years. The years are the group, so that none is in two parts: shares rise and fall together, and a split by share alone
-would give the test away.
+scores the last value and says which `npexp fit` to run. It writes a row per month and share that was traded: the share
+and the three years (1990-1992, ...) as the task, the month as a date, and the logarithm of the price over that at the
+beginning of these years. The years are the group, so that none is in two parts: shares rise and fall together, and a
+split by share alone would give the test away.
 """
 
+import json
 import sys
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.cbook import get_sample_data
+from torch import Tensor
+
+from datamodules import Frame
+from npexp.batch import TaskBatch, real
+from npexp.likelihoods import DiagonalGaussian
+from npexp.metrics import Evaluation
 
 YEARS = 3
-FIT = (
-    "npexp fit --data.path {} --data.task task --data.group years --data.x month --data.y log_price "
-    "--data.policy forecast --data.relative true --data.num_context '[6, 24]' --data.num_target '[1, 12]'"
-)
+SETTINGS = {
+    "task": "task",
+    "group": "years",
+    "x": "month",
+    "y": "log_price",
+    "policy": "forecast",
+    "relative": True,
+    "num_context": [6, 24],
+    "num_target": [1, 12],
+}
 
 
 def long_table() -> pd.DataFrame:
@@ -34,12 +48,40 @@ def long_table() -> pd.DataFrame:
     return rows[["task", "years", "share", "month", "log_price"]]
 
 
-if __name__ == "__main__":
+def last_value(batch: TaskBatch) -> tuple[Tensor, Tensor]:
+    """The latest output of each context, and how far ahead of it the targets lie, `[b, nt, 1]` each."""
+    x = batch.xc if batch.mask_c is None else batch.xc.masked_fill(~batch.mask_c[..., None], -torch.inf)
+    latest = x.argmax(1, keepdim=True)
+    ahead = (batch.xt - x.gather(1, latest)).clamp_min(1e-6)  # padding may lie anywhere
+    return batch.yc.gather(1, latest).expand_as(batch.yt), ahead
+
+
+def random_walk(data: Frame) -> dict[str, float]:
+    """Scores of the last value, with a variance that grows with time as it does in training."""
+    squares, count = 0.0, 0
+    for batch in (data.make_batch("train", i) for i in range(200)):
+        last, ahead = last_value(batch)
+        inside = real(batch.mask_t, batch.xt)
+        squares, count = squares + float(((batch.yt - last) ** 2 / ahead)[inside].sum()), count + int(inside.sum())
+    scores = Evaluation()
+    for batch in data.eval_batches("test"):
+        last, ahead = last_value(batch)
+        scores.update(DiagonalGaussian(last, (squares / count * ahead).sqrt()), batch)
+    return scores.compute()
+
+
+def main() -> None:
+    """Writes the table, scores the random walk, and says what to run."""
     path = sys.argv[1] if len(sys.argv) > 1 else "stocks.csv"
     table = long_table()
     table.to_csv(path, index=False)
-    print(
-        f"{path}: {len(table)} rows, {table.task.nunique()} tasks, {table.years.nunique()} groups",
-        FIT.format(path),
-        sep="\n",
-    )
+    print(f"{path}: {len(table)} rows, {table.task.nunique()} tasks, {table.years.nunique()} groups")
+    scores = random_walk(Frame(path, **SETTINGS))
+    cells = (f"{key} {scores[key]:.3f} ± {scores[f'{key}_sem']:.3f}" for key in ("loglik_marginal", "rmse", "crps"))
+    print("random walk, in the units of npexp test:", ", ".join(cells))
+    options = (f"--data.{key} {json.dumps(value).strip(chr(34))!r}" for key, value in SETTINGS.items())
+    print(f"npexp fit --data.path {path} {' '.join(options)}")
+
+
+if __name__ == "__main__":
+    main()
