@@ -61,6 +61,7 @@ class Frame(NPDataModule):
             between; "extrapolation": what lies around. See `datamodules.contexts`. A forecast into validation or test
             time may use all earlier rows of its task as context; with other policies no task reaches back.
         relative: measure the first input from the latest one of the context: for models that shall not know the date.
+            None: where time divides, since dates of the test set are outside all that a model has seen in training.
         num_context: smallest and largest context, drawn once per batch; a task with fewer points draws for itself.
         num_target: smallest and largest number of targets, alike.
         max_rows: rows to hold in memory; a Parquet file with more is read in pieces.
@@ -98,7 +99,7 @@ class Frame(NPDataModule):
         val_fraction: float = 0.15,
         test_fraction: float = 0.15,
         policy: str = "random",
-        relative: bool = False,
+        relative: bool | None = None,
         num_context: Sequence[int] = (1, 64),
         num_target: Sequence[int] = (1, 64),
         max_rows: int = 2_000_000,
@@ -117,10 +118,11 @@ class Frame(NPDataModule):
         self.path = str(path) if isinstance(path, str | Path) else "a DataFrame"
         self.task, self.group, self.date_format = task, group, date_format
         self.x, self.y, self.categories = _listed(x), _listed(y), _listed(categories)
-        self.outputs, self.repeats, self.relative, self.policy = outputs, repeats, relative, policy
+        self.outputs, self.repeats, self.policy = outputs, repeats, policy
         self.split = split or ("group" if group is not None else "task" if task is not None else "time")
         self.split_at, self.val_fraction, self.test_fraction = split_at, val_fraction, test_fraction
-        self.num_context = sizes("num_context", num_context, int(relative))
+        self.relative = self.split == "time" if relative is None else relative
+        self.num_context = sizes("num_context", num_context, int(self.relative))
         self.num_target = sizes("num_target", num_target, 1)
         self.max_rows = at_least("max_rows", max_rows, 1)
         self.num_draws = at_least("num_draws", num_draws, 1)
@@ -142,7 +144,7 @@ class Frame(NPDataModule):
         pieces = self._store.piece_of(self._views["train"].task)
         self._in_pieces = np.unique(pieces, return_index=True, return_counts=True)
         self._digest: str | None = None
-        if relative:
+        if self.relative:
             self._measure()
 
     def num_batches(self, split: str) -> int:

@@ -1,5 +1,6 @@
 """Raw tables in pieces whose rows are ordered by task: one piece for what is in memory, row groups for a stream."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,14 +109,14 @@ class Streamed:
         )
 
     def _open(self) -> Any:
-        if self._file is None:
+        if self._file is None or self._opened_by != os.getpid():  # each process opens the file for itself
             import pyarrow.parquet as pq
 
-            self._file = pq.ParquetFile(self.path)
+            self._file, self._opened_by = pq.ParquetFile(self.path), os.getpid()
         return self._file
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None}  # each process opens the file for itself
+        return {**self.__dict__, "_file": None}
 
 
 def open_table(path: Any, task: str | None, columns: Sequence[str], max_rows: int) -> Loaded | Streamed:

@@ -14,6 +14,7 @@ import torch
 from npexp.cli import COMMANDS, main
 from npexp.config import config_names, expand
 from npexp.loggers import read_rows
+from tests.datamodules import samples
 
 # Lightning's types for optimisers and schedules are of the kind that beartype calls old.
 pytestmark = pytest.mark.filterwarnings("ignore:.*PEP 484 type hint.* deprecated by PEP 585")
@@ -295,5 +296,6 @@ def test_every_experiment_parses(here):
 
     for name in config_names("experiment"):
         words = [word for path in expand([name]) for word in ("--config", str(path))]
-        cli = make_cli(run=False, args=words)
+        brought = samples.settings("Frame", here) if name.startswith("experiment/frame_") else {}
+        cli = make_cli(run=False, args=[*words, *(f"--data.{key}={value}" for key, value in brought.items())])
         assert cli.model.net.dx == cli.datamodule.dx

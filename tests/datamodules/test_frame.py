@@ -263,9 +263,10 @@ def test_one_long_series_is_divided_by_time(make):
     table = weather().iloc[: ROWS * 3]
     table = table.assign(day=np.arange(len(table)) * 1.0)
     dm = make(table, task=None, policy="forecast", num_context=(2, 4), num_target=(1, 2))
-    assert dm.split == "time" and [dm.num_tasks(s) for s in SPLITS] == [1, 1, 1]
+    assert dm.split == "time" and dm.relative and [dm.num_tasks(s) for s in SPLITS] == [1, 1, 1]
     task = dm.plot_tasks(2)[0].batch.check()
-    assert task.num_tasks == 1 and task.xt.shape[1] == task.xc.shape[1] + (task.xt.shape[1] - task.xc.shape[1])
+    torch.testing.assert_close(task.xt[:, : task.xc.shape[1]], task.xc)
+    assert task.num_tasks == 1 and (task.xt[0, task.xc.shape[1] :] > 0).all()
 
 
 def test_figures_are_of_one_input(make):
