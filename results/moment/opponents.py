@@ -9,20 +9,17 @@ the time of a step is that of fitting a batch. Rows that are there are kept.
 """
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import gp_fit
 import torch
 from alpaca import ALPaCA
 from train import HERE, LR, Table, by_command, fit, row, score, step_seconds
 
 import npexp
 from npexp.metrics import Evaluation
-
-sys.path.append(str(Path(__file__).parents[1]))
-import gp_fit
 
 FLOOR = ["--model.net.likelihood.init_args.min_stddev=0.01"]
 MIXTURE = ["--model.net.likelihood=npexp.likelihoods.GaussianMixture", *FLOOR]
@@ -45,7 +42,7 @@ ALPACA: dict[str, dict[str, Any]] = {
     "alpaca, fourier, diagonal": {"basis": "fourier", "covariance": "diagonal"},
     "alpaca, fourier, joint": {"basis": "fourier", "covariance": "full", "law": "joint"},
 }
-GPS = {"gp, maximum likelihood": None, "gp, noise known": 0.02}
+GPS = {"gp, maximum likelihood": None, "gp, noise known": gp_fit.NOISE}
 
 
 def fitted_gp(data: Any, noise: float | None, starts: int, steps: int) -> tuple[dict[str, float], float]:

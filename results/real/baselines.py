@@ -3,7 +3,8 @@
 All but the GP predict a mean from the context in a fixed way, and a normal law around it whose standard deviation
 depends on how far the nearest context point is: it is the root mean square error on training tasks, in ten bins of that
 distance with as many targets each, for each output of its own. So their uncertainty is calibrated as well as a
-constant per distance can be. The GP is fitted to each context by maximum likelihood.
+constant per distance can be. The exact GP knows neither lengthscale nor scale nor noise: it integrates over all three,
+by importance sampling from a broad prior, so there is no fit that could go wrong.
 """
 
 import math
@@ -13,12 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datamodules import Matern
+from datamodules.noise import Noise
+from datamodules.oracle import bayes_oracle
 from npexp.batch import TaskBatch, real
 from npexp.likelihoods.gaussian import DiagonalGaussian
 
 BINS = 10
 NEIGHBOURS = (1, 2, 4, 8, 16)
 FLOOR = 1e-3  # of a standard deviation, in units of the training outputs'
+
+LENGTHSCALE, SCALE, NOISE = (0.05, 5.0), (0.3, 3.0), (0.01, 0.5)  # log-uniform priors of the exact GP
+DRAWS, SCRAMBLES = 128, 2
 
 Centre = Callable[[TaskBatch], Tensor]  # tasks to the mean of their targets, [b, nt, dy]
 
@@ -60,10 +67,11 @@ def neighbours(k: int) -> Centre:
 def last(batch: TaskBatch) -> Tensor:
     """The latest context point not after the target, else the next one; inputs are times."""
     ahead = batch.xt - batch.xc.mT  # [b, nt, nc]
-    gap = torch.where(ahead >= 0, ahead, 1e6 - ahead).masked_fill(~real(batch.mask_c, batch.xc)[:, None], math.inf)
-    if gap.shape[2] == 0:
+    if ahead.shape[2] == 0:
         return batch.yt.new_zeros(batch.yt.shape)
-    return weigh(torch.zeros_like(gap).scatter(2, gap.argmin(2, keepdim=True), 1.0), batch)
+    gap = torch.where(ahead >= 0, ahead, 1e6 - ahead.double())  # in float32, next to 1e6, gaps of 0.06 are all alike
+    gap = gap.masked_fill(~real(batch.mask_c, batch.xc)[:, None], math.inf)
+    return weigh(torch.zeros_like(ahead).scatter(2, gap.argmin(2, keepdim=True), 1.0), batch)
 
 
 def line(batch: TaskBatch) -> Tensor:
@@ -119,3 +127,27 @@ def fitted(data: Any, num_batches: int = 64) -> dict[str, Calibrated]:
     laws = {name: Calibrated(centre, batches) for name, centre in centres.items()}
     near = [Calibrated(neighbours(k), batches) for k in NEIGHBOURS]
     return laws | {"nearest neighbours": max(near, key=lambda law: law.loglik(batches))}
+
+
+class UnknownNoise(Noise):
+    """Normal noise of a standard deviation that a task draws, log-uniformly."""
+
+    num_hyper = 1
+
+    def stddev(self, u: Tensor, x: Tensor) -> Tensor:
+        return (NOISE[0] * (NOISE[1] / NOISE[0]) ** u).expand(-1, x.shape[1])
+
+
+def exact_gp(batches: list[TaskBatch]) -> dict[str, float]:
+    """Log-likelihood of Matérn-5/2 functions with unknown hyperparameters, each output a function of its own."""
+    kernel, by_batch = Matern(2.5, LENGTHSCALE, SCALE, log_uniform=True), []
+    for batch in batches:
+        total = torch.zeros(batch.num_tasks, dtype=torch.float64)
+        for y in range(batch.yt.shape[2]):
+            own = batch._replace(yc=batch.yc[..., y : y + 1], yt=batch.yt[..., y : y + 1])
+            found = bayes_oracle(kernel, own, UnknownNoise(), DRAWS, SCRAMBLES)
+            total += found.marginal.sum(1) / batch.num_target / batch.yt.shape[2]
+        by_batch.append(total)
+    means = torch.stack([b.mean() for b in by_batch])
+    sem = float(means.std() / len(means) ** 0.5) if len(means) > 1 else math.nan
+    return {"loglik_marginal": float(torch.cat(by_batch).mean()), "loglik_marginal_sem": sem}
