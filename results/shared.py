@@ -76,7 +76,7 @@ def fit(net: NeuralProcess, data: Any, steps: int, lr: float, seed: int = 0) -> 
     schedule = WarmupCosine(optimizer, total_steps=steps)
     for i in range(steps):
         torch.manual_seed(mix(seed, i, i % data.steps_per_epoch, 0))
-        _step(net, optimizer, data.make_batch("train", i))
+        train_step(net, optimizer, data.make_batch("train", i))
         schedule.step()
     return net.eval()
 
@@ -123,12 +123,13 @@ def step_seconds(nets: Sequence[NeuralProcess], data: Any, rounds: int = 12, ste
         for taken, (net, optimizer) in zip(times, takers, strict=True):
             start = time.process_time()
             for batch in itertools.islice(batches, steps):
-                _step(net, optimizer, batch)
+                train_step(net, optimizer, batch)
             taken.append((time.process_time() - start) / steps)
     return [statistics.median(taken) for taken in times]
 
 
-def _step(net: NeuralProcess, optimizer: torch.optim.Optimizer, batch: npexp.TaskBatch) -> None:
+def train_step(net: NeuralProcess, optimizer: torch.optim.Optimizer, batch: npexp.TaskBatch) -> None:
+    """A step of maximum likelihood, with the gradient clipped as conf/base.yaml says."""
     loss = OBJECTIVES["loglik"](net, batch, 1).total
     optimizer.zero_grad()
     loss.backward()
