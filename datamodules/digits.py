@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from datamodules.base import PlotTask
-from datamodules.images import ImageTasks, Part, divide, fractions
+from datamodules.images import ImageTasks, Part, divide
 from datamodules.loader import generator
 from datamodules.pixels import Chosen, RandomPixels, every, subset
+from datamodules.settings import fractions
 from npexp.errors import at_least
 
 SIDE = 8

@@ -11,7 +11,7 @@ from datamodules.base import PlotTask
 from datamodules.eeg_files import SAMPLE_CHANNELS, read_folder, read_sample
 from datamodules.loader import generator
 from datamodules.sampled import SampledTasks, assemble, column
-from datamodules.settings import interval, sizes
+from datamodules.settings import fractions, interval, sizes
 from npexp.batch import TaskBatch
 from npexp.errors import ConfigError, DataError, UnknownNameError, at_least
 
@@ -112,19 +112,14 @@ class EEG(SampledTasks):
             cache_dir=cache_dir,
             test_names=("test", *(f"test_{kind}" for kind in kinds)) if len(kinds) > 1 else ("test",),
         )
-        if not kinds:
-            raise ConfigError(f"expected at least one kind of task, got none: choose among {', '.join(KINDS)}")
+        if not kinds or len(set(kinds)) < len(kinds):
+            raise ConfigError(f"expected different kinds of tasks, at least one, got {kinds}: choose among {KINDS}")
         self.kinds, self.window = tuple(kinds), at_least("window", window, 2)
         self.hidden_channels = sizes("hidden_channels", hidden_channels, 1)
         self.hidden_share = interval("hidden_share", hidden_share, positive=True)
         if self.hidden_share[1] >= 1:
             raise ConfigError(f"expected a hidden_share below 1, got {hidden_share!r}: leave something to see")
-        self.val_fraction, self.test_fraction = val_fraction, test_fraction
-        if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction < 1):
-            raise ConfigError(
-                f"expected val_fraction and test_fraction above 0 with a sum below 1, got {val_fraction} and "
-                f"{test_fraction}: leave something for each of the three parts"
-            )
+        self.val_fraction, self.test_fraction = fractions(val_fraction, test_fraction)
         self._check_sizes()
 
     @cached_property

@@ -15,6 +15,7 @@ from datamodules.grids import AXES, Grid, hours, jacksboro
 from datamodules.loader import generator
 from datamodules.patches import CLOCKS, SPLITS, Patches, check_room, divided, given, pick, place
 from datamodules.sampled import SampledTasks, assemble
+from datamodules.settings import fractions
 from datamodules.stations import Stations
 from npexp.batch import TaskBatch
 from npexp.errors import ConfigError, DataError, UnknownNameError, at_least
@@ -128,6 +129,13 @@ class Field(SampledTasks):
     ):
         if len(patch) != 3 or max(at_least("patch", cells, 1) for cells in patch) == 1:
             raise ConfigError(f"expected patch as times, rows and columns, not all 1, got {patch!r}: correct it")
+        names = [*variables, *auxiliary]
+        for number, name in enumerate(names):
+            if name in names[:number]:
+                raise ConfigError(
+                    f"expected different names in variables and auxiliary, got '{name}' again: name it once, an output "
+                    "as an input would tell itself"
+                )
         inside = [n for n in range(3) if patch[n] > 1]
         super().__init__(
             dx=len(inside) + sum(2 if name in CLOCKS else 1 for name in auxiliary),
@@ -158,12 +166,7 @@ class Field(SampledTasks):
             for split, ends in parts.items():
                 check_keys(f"parts.{split}", ends, AXES)
         self.num_blocks = at_least("num_blocks", num_blocks, 1)
-        self.val_fraction, self.test_fraction = val_fraction, test_fraction
-        if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction < 1):
-            raise ConfigError(
-                f"expected val_fraction and test_fraction above 0 with a sum below 1, got {val_fraction} and "
-                f"{test_fraction}: leave some of the field for each of the three parts"
-            )
+        self.val_fraction, self.test_fraction = fractions(val_fraction, test_fraction)
         self.memory = at_least("memory", memory, 0.0)
         self.cells = int(np.prod(patch))
         needed = num_target[1] if stations else self.most_points

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.archive import Files, decode, kept
-from datamodules.images import ImageTasks, Part, divide, fractions
+from datamodules.images import ImageTasks, Part, divide
 from datamodules.loader import generator
 from datamodules.pixels import PixelChoice, RandomPixels
+from datamodules.settings import fractions
 from npexp.errors import ConfigError, DataError
 
 SOURCE = "a folder of images, or a ZIP archive of them"

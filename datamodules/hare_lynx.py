@@ -3,12 +3,12 @@
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from datamodules.base import PlotTask
+from datamodules.csv_files import csv_file, read_columns
 from datamodules.loader import generator
 from datamodules.lotka_volterra import SCALING, YEARS, scaled
 from datamodules.sampled import SampledTasks, assemble, distinct
@@ -16,7 +16,7 @@ from npexp.batch import TaskBatch
 from npexp.errors import ConfigError, DataError
 
 SHIPPED = "hare_lynx"
-COLUMNS = ["time", "prey", "predator"]
+COLUMNS = ("time", "prey", "predator")
 
 
 class HareLynx(SampledTasks):
@@ -77,22 +77,7 @@ class HareLynx(SampledTasks):
     @cached_property
     def record(self) -> np.ndarray:
         """Years since the first, and thousands of prey and predators, `[n, 3]`, float64, in the order of time."""
-        import pandas as pd
-
-        try:
-            table = pd.read_csv(self._file, comment="#", skipinitialspace=True)
-        except (OSError, ValueError) as error:  # what pandas raises for bad tables derives from ValueError
-            raise DataError(f"expected a CSV file of a record, got {self.path} ({error}): correct the path") from error
-        if not set(COLUMNS) <= set(table.columns):
-            raise DataError(f"expected the columns {COLUMNS}, got {list(table.columns)} in {self.path}: rename them")
-        numbers = table[COLUMNS].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-        bad = np.argwhere(~np.isfinite(numbers))
-        if len(bad):
-            row, name = bad[0, 0], COLUMNS[bad[0, 1]]
-            raise DataError(
-                f"expected finite numbers, got {table[name].iloc[row]!r} in row {row + 1}, column {name} of {self.path}"
-                ": correct it, or leave the row out"
-            )
+        numbers = read_columns(csv_file(self.path, [SHIPPED]), COLUMNS)
         numbers = numbers[numbers[:, 0].argsort(kind="stable")]
         if len(numbers) < self.most_points:
             raise DataError(
@@ -131,10 +116,6 @@ class HareLynx(SampledTasks):
     def _tasks(self, numbers: np.ndarray, nc: int) -> TaskBatch:
         rows = self.record[numbers]
         return assemble(*scaled(rows[..., 0], rows[..., 1:]), nc)
-
-    @property
-    def _file(self) -> Path:
-        return Path(__file__).with_name(f"{SHIPPED}.csv") if self.path == SHIPPED else Path(self.path)
 
     def _settings(self, split: str) -> str:
         """Evaluation sets depend on what the file holds, not only on its name."""

@@ -190,16 +190,6 @@ def divide(rng: np.random.Generator, num: int, val_fraction: float, test_fractio
     return {"train": train, "val": val, "test": test}
 
 
-def fractions(val_fraction: float, test_fraction: float) -> tuple[float, float]:
-    """Returns the shares of two parts of three, or raises `ConfigError` where they leave too little for the third."""
-    if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction <= 0.99):
-        raise ConfigError(
-            f"expected val_fraction and test_fraction above 0 with a sum of at most 0.99, got {val_fraction} and "
-            f"{test_fraction}: leave some images for each of the three sets"
-        )
-    return val_fraction, test_fraction
-
-
 def hold_out(rng: np.random.Generator, numbers: np.ndarray, num_val: int) -> dict[str, np.ndarray]:
     """Some of the training images at random for validation, the rest for "train"; published protocols have no such set.
 

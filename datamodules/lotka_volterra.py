@@ -118,6 +118,8 @@ class LotkaVolterra(SampledTasks):
         self.animals, self.ceiling = positive("animals", animals), positive("ceiling", ceiling)
         self.noise = interval("noise", noise, low=0.0)
         self.step = positive("step", step)
+        if abs(YEARS / step - round(YEARS / step)) > 1e-6:
+            raise ConfigError(f"expected a step that divides {YEARS:g} years, got {step}: such as 0.1 or 0.25")
         self._times = np.linspace(0, YEARS, round(YEARS / step) + 1)
         at_least("number of steps + 1 (20 years over step)", len(self._times), self.most_points)
         self._recent: tuple[tuple[str, int], np.ndarray] | None = None  # trajectories of the last block that was used

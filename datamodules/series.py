@@ -10,10 +10,12 @@ import numpy as np
 from torch import Tensor
 
 from datamodules.base import PlotTask
+from datamodules.csv_files import csv_file, read_columns
 from datamodules.loader import generator
 from datamodules.sampled import SampledTasks, assemble, column, distinct
+from datamodules.settings import fractions
 from npexp.batch import TaskBatch
-from npexp.errors import ConfigError, DataError, at_least
+from npexp.errors import ConfigError, DataError, at_least, positive
 
 SPLITS = ("train", "val", "test")  # in the order of time
 SHIPPED = ("co2", "sunspots")
@@ -99,16 +101,9 @@ class Series(SampledTasks):
             num_workers=num_workers,
             cache_dir=cache_dir,
         )
-        self.path, self.window = path, float(window)
-        if not 0 < self.window < float("inf"):
-            raise ConfigError(f"expected a window above 0, got {window}: give its length in the units of the times")
+        self.path, self.window = path, float(positive("window", window))
         self.num_blocks = at_least("num_blocks", num_blocks, 1)
-        self.val_fraction, self.test_fraction = val_fraction, test_fraction
-        if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction < 1):
-            raise ConfigError(
-                f"expected val_fraction and test_fraction above 0 with a sum below 1, got {val_fraction} and "
-                f"{test_fraction}: leave some time for each of the three parts"
-            )
+        self.val_fraction, self.test_fraction = fractions(val_fraction, test_fraction)
 
     @cached_property
     def scaling(self) -> dict[str, list[float]]:
@@ -124,23 +119,7 @@ class Series(SampledTasks):
     @cached_property
     def points(self) -> tuple[np.ndarray, np.ndarray]:
         """Times in ascending order, and values, `[n]` each, float64, as in the file."""
-        import pandas as pd
-
-        try:
-            table = pd.read_csv(self._file, comment="#", skipinitialspace=True)
-        except (OSError, ValueError) as error:  # what pandas raises for bad tables derives from ValueError
-            raise DataError(f"expected a CSV file of a series, got {self.path} ({error}): correct the path") from error
-        if not {"time", "value"} <= set(table.columns):
-            raise DataError(
-                f"expected the columns time and value, got {list(table.columns)} in {self.path}: rename them"
-            )
-        times, values = (pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64) for name in ("time", "value"))
-        bad = ~(np.isfinite(times) & np.isfinite(values))
-        if bad.any() or not len(times):
-            raise DataError(
-                f"expected rows of finite numbers, got {bad.sum()} others among {len(times)} in {self.path}: "
-                "leave rows without a value out, and give times as numbers"
-            )
+        times, values = read_columns(self._file, ("time", "value")).T
         order = times.argsort(kind="stable")
         return times[order], values[order]
 
@@ -217,7 +196,7 @@ class Series(SampledTasks):
 
     @property
     def _file(self) -> Path:
-        return Path(__file__).with_name(f"{self.path}.csv") if self.path in SHIPPED else Path(self.path)
+        return csv_file(self.path, SHIPPED)
 
     def _settings(self, split: str) -> str:
         """Evaluation sets depend on what the file holds, not only on its name."""

@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 
 from npexp.errors import ConfigError
@@ -34,6 +35,16 @@ def sizes(name: str, ends: Sequence[int], low: int) -> tuple[int, int]:
     return ends[0], ends[1]
 
 
+def fractions(val_fraction: float, test_fraction: float) -> tuple[float, float]:
+    """Returns the shares of two parts of three, or raises `ConfigError` where they leave too little for the third."""
+    if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction <= 0.99):
+        raise ConfigError(
+            f"expected val_fraction and test_fraction above 0 with a sum of at most 0.99, got {val_fraction} and "
+            f"{test_fraction}: leave something for each of the three parts"
+        )
+    return val_fraction, test_fraction
+
+
 def is_pair(ends: Any, kinds: Any) -> bool:
     """Whether `ends` holds two finite numbers of the given types."""
     listed = isinstance(ends, Sequence) and len(ends) == 2
@@ -51,6 +62,8 @@ def describe(value: Any, ignore: frozenset[str] = frozenset()) -> Any:
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, date):
+        return value.isoformat()
     if isinstance(value, Mapping):
         return {str(key): describe(item) for key, item in value.items()}
     if isinstance(value, Sequence):

@@ -1,9 +1,9 @@
 """Training on simulations alone, testing on reality: one source that holds a simulator and real data."""
 
-import re
 from collections.abc import Mapping
 
 from datamodules.base import NPDataModule, PlotTask
+from datamodules.gp import check_names
 from npexp.batch import TaskBatch
 from npexp.errors import ConfigError
 
@@ -91,12 +91,8 @@ class SimToReal(NPDataModule):
     def _check_sources(simulator: NPDataModule, real: Mapping[str, NPDataModule]) -> None:
         if not real:
             raise ConfigError("expected at least one real source, got none: name one, or use the simulator alone")
+        check_names([*simulator.test_names, *(f"test_{name}" for name in real)])
         for name, source in real.items():
-            if not re.fullmatch("[a-z0-9_]+", name) or f"test_{name}" in simulator.test_names:
-                raise ConfigError(
-                    f"expected names of real sources in a-z, 0-9 and _ that no test set of the simulator has, got "
-                    f"'{name}': rename it"
-                )
             if (source.dx, source.dy) != (simulator.dx, simulator.dy):
                 raise ConfigError(
                     f"expected real source '{name}' with dx = {simulator.dx} and dy = {simulator.dy} as the simulator "

@@ -77,7 +77,7 @@ def play(
         seed: of the random numbers that agents draw from PyTorch's generators, which are left as they were.
 
     Raises:
-        ConfigError: more steps than the bandit has, a model of other sizes, or no agent at all.
+        ConfigError: more steps than the bandit has, a model of other sizes, no agent at all, or no seed.
         ShapeError: tensors, or actions of an agent, that do not fit together.
         DataError: contexts or rewards that are not finite, no step, or arms that do not exist.
     """
@@ -92,7 +92,7 @@ def play(
         raise ConfigError(f"expected a model, a predictor or an agent, got {player!r}: see npexp.bandits.Agent")
     chosen, paid = torch.empty(b, steps, dtype=torch.long), rewards.new_empty(b, steps)
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(at_least("seed", seed, 0))
         agent.begin(b, dx, arms)
         for i in range(steps):
             actions = _arms(agent.act(contexts[:, i]), b, arms, i)
@@ -258,7 +258,8 @@ def _check(bandit: Any) -> tuple[Tensor, Tensor, Tensor]:
             f"expected a bandit with the tensors {', '.join(names)}, got a {type(bandit).__name__} "
             f"without {', '.join(missing)}: see npexp.bandits.Bandit"
         )
-    contexts, rewards, optimal = (getattr(bandit, name).detach().cpu() for name in names)
+    found = (getattr(bandit, name).detach().cpu() for name in names)
+    contexts, rewards, optimal = (v if v.is_floating_point() else v.to(torch.get_default_dtype()) for v in found)
     axes = (contexts.ndim, rewards.ndim, optimal.ndim)
     if axes != (3, 3, 2) or not contexts.shape[:2] == rewards.shape[:2] == optimal.shape:
         raise ShapeError(
@@ -275,13 +276,11 @@ def _check(bandit: Any) -> tuple[Tensor, Tensor, Tensor]:
     return contexts, rewards, optimal
 
 
-def _arms(actions: Tensor, tasks: int, arms: int, step: int) -> Tensor:
+def _arms(actions: Any, tasks: int, arms: int, step: int) -> Tensor:
     """What an agent answered, checked."""
-    if actions.shape != (tasks,) or actions.dtype != torch.long:
-        raise ShapeError(
-            f"expected int64 actions [{tasks}] in step {step}, got {actions.dtype} {list(actions.shape)}: "
-            "give each game one arm"
-        )
+    if not isinstance(actions, Tensor) or actions.shape != (tasks,) or actions.dtype != torch.long:
+        got = f"{actions.dtype} {list(actions.shape)}" if isinstance(actions, Tensor) else repr(actions)
+        raise ShapeError(f"expected int64 actions [{tasks}] in step {step}, got {got}: give each game one arm")
     if not bool(((actions >= 0) & (actions < arms)).all()):
         raise DataError(f"expected arms from 0 to {arms - 1} in step {step}, got {actions.tolist()}: correct the agent")
     return actions

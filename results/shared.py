@@ -42,7 +42,7 @@ class Table:
 
     def rows(self) -> list[dict[str, str]]:
         """The rows so far."""
-        return list(csv.DictReader(self.path.open())) if self.path.exists() else []
+        return read(self.path) if self.path.exists() else []
 
     def has(self, **row: Any) -> bool:
         """Whether there is a row with these values in the key's columns."""
@@ -66,6 +66,22 @@ class Table:
 
     def _words(self, row: dict[str, Any]) -> tuple[str, ...]:
         return tuple(str(row[k]) for k in self.key)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; scripts `table.py` write their folder's, and a test holds these to the CSVs."""
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (heads, ["---"] * len(heads), *rows))
+
+
+def plus_minus(row: dict[str, str], key: str, digits: int = 3) -> str:
+    """A value with its standard error; empty where there is none."""
+    return f"{float(row[key]):.{digits}f} ± {float(row[f'{key}_sem']):.{digits}f}" if row.get(key) else ""
 
 
 def fit(net: NeuralProcess, data: Any, steps: int, lr: float, seed: int = 0) -> NeuralProcess:

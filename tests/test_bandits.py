@@ -216,6 +216,17 @@ def test_seeds_name_plays_and_leave_the_global_stream_alone():
     assert torch.equal(a.actions, b.actions) and not torch.equal(a.actions, c.actions)
 
 
+@pytest.mark.parametrize("player", [npexp.build("cnp", **SMALL), LinearAgent(num_features=3), Uniform()])
+def test_whole_numbers_are_rewards_too(player):
+    """Clicks and counts, which come as integers."""
+    game = bandit()
+    game.rewards = (game.rewards > 0.5).long()
+    game.optimal = game.rewards.max(-1).values
+    played = play(player, game)
+    assert torch.equal(played.rewards, game.rewards.gather(2, played.actions[..., None])[..., 0].float())
+    assert played.percent(played).mean() == pytest.approx(100)
+
+
 class Wrong(Scripted):
     """Answers something else."""
 
@@ -237,6 +248,8 @@ BAD = [
     (lambda: play(npexp.build("cnp", dx=1, dy=3), bandit()), ConfigError, "expected a model with dx=2 .* got dx=1"),
     (lambda: play(NET, bandit(), num_steps=7), ConfigError, "at most the 6 steps that the bandit has, got num_steps=7"),
     (lambda: play(NET, bandit(), num_steps=0), ConfigError, "expected num_steps to be an integer, at least 1"),
+    (lambda: play(NET, bandit(), seed=-1), ConfigError, "expected seed to be an integer, at least 0, got -1"),
+    (lambda: play(Wrong([0] * 4), bandit()), ShapeError, r"int64 actions \[4\] in step 0, got \[0, 0, 0, 0\]"),
     (lambda: play("cnp", bandit()), ConfigError, "expected a model, a predictor or an agent, got 'cnp'"),
     (lambda: play(NET, SimpleNamespace(contexts=NAN)), ShapeError, "SimpleNamespace without rewards, optimal"),
     (lambda: play(NET, changed(optimal=NAN)), ShapeError, r"optimal \[b, n\], got .* and \[4, 6, 3\]: align"),

@@ -5,6 +5,7 @@ depends on how far the nearest context point is: it is the root mean square erro
 distance with as many targets each, for each output of its own. So their uncertainty is calibrated as well as a
 constant per distance can be. The exact GP knows neither lengthscale nor scale nor noise: it integrates over all three,
 by importance sampling from a broad prior, so there is no fit that could go wrong.
+Finitely many draws make its score a little too low, more so for contexts that say much.
 """
 
 import math
@@ -25,7 +26,7 @@ NEIGHBOURS = (1, 2, 4, 8, 16)
 FLOOR = 1e-3  # of a standard deviation, in units of the training outputs'
 
 LENGTHSCALE, SCALE, NOISE = (0.05, 5.0), (0.3, 3.0), (0.01, 0.5)  # log-uniform priors of the exact GP
-DRAWS, SCRAMBLES = 128, 2
+DRAWS, SCRAMBLES = 512, 2  # on CO2, 128 draws give 0.04 nats less, 2,048 0.005 more
 
 Centre = Callable[[TaskBatch], Tensor]  # tasks to the mean of their targets, [b, nt, dy]
 
@@ -101,7 +102,8 @@ class Calibrated:
         gaps = torch.cat([nearest(b)[k] for b, k in zip(batches, kept, strict=True)])
         errors = torch.cat([(b.yt - centre(b))[k] for b, k in zip(batches, kept, strict=True)])
         finite = gaps[gaps.isfinite()]
-        self.edges = finite.quantile(torch.linspace(0, 1, BINS + 1)[1:-1]) if len(finite) < 2**24 else finite[:0]
+        some = finite[:: len(finite) // 2**24 + 1]  # as many as torch.quantile takes
+        self.edges = some.quantile(torch.linspace(0, 1, BINS + 1)[1:-1])
         bins = torch.bucketize(gaps, self.edges)
         sums = errors.new_zeros(BINS, errors.shape[1]).index_add(0, bins, errors.square())
         counts = torch.bincount(bins, minlength=BINS)[:, None]

@@ -1,6 +1,6 @@
 """Models against baselines that need none, on data that is no Gaussian process, by the recipes as they are.
 
-    OMP_NUM_THREADS=1 python results/real/run.py [--only DATA ...] [--models NAME ...] [--gp_tasks 128]
+    OMP_NUM_THREADS=1 python results/real/run.py [--only DATA ...] [--models NAME ...] [--gp_tasks 256]
 
 Adds rows to real.csv beside this file, one per data set, predictor and test set. A recipe conf/experiment/DATA_MODEL
 is run as a user would, `npexp fit` for its own number of steps and `npexp test`. The baselines are those of

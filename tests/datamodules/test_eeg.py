@@ -209,7 +209,8 @@ def test_bad_folders_are_typed_errors(folder, tmp_path):
     ("settings", "error", "message"),
     [
         ({"kinds": ["forcast"]}, UnknownNameError, "did you mean 'forecast'"),
-        ({"kinds": []}, ConfigError, "at least one kind"),
+        ({"kinds": []}, ConfigError, "different kinds of tasks, at least one"),
+        ({"kinds": ["forecast", "forecast"]}, ConfigError, "different kinds of tasks"),
         ({"channels": ["FZ"]}, UnknownNameError, "unknown channel 'FZ'; known: PG3"),
         ({"channels": ["PG3", "PG3"]}, ConfigError, "name each once"),
         ({"hidden_channels": (2, 4)}, ConfigError, "fewer hidden_channels than the 4 channels, got 4"),
@@ -220,7 +221,7 @@ def test_bad_folders_are_typed_errors(folder, tmp_path):
             "200 hidden targets and 128 points to see in each task of reconstruct",
         ),
         ({"num_context": (32, 400)}, ConfigError, "lower num_target or num_context"),
-        ({"val_fraction": 0.5, "test_fraction": 0.5}, ConfigError, "sum below 1"),
+        ({"val_fraction": 0.5, "test_fraction": 0.5}, ConfigError, "sum of at most 0.99"),
         ({"window": 1}, ConfigError, "window"),
     ],
 )

@@ -146,6 +146,7 @@ def test_plot_tasks(dm):
         ({"animals": 0.0}, "expected animals > 0"),
         ({"step": float("nan")}, "expected step > 0"),
         ({"step": 2.0}, "number of steps"),
+        ({"step": 0.3}, "a step that divides 20 years, got 0.3"),
     ],
 )
 def test_bad_settings_are_typed_errors(settings, message):

@@ -192,18 +192,22 @@ def test_windows_must_have_enough_points(make, settings):
     ("content", "message"),
     [
         ("", "correct the path"),
-        ("date,value\n1,2\n", "expected the columns time and value"),
-        ("time,value\n", "finite numbers"),
-        ("time,value\n1,2\n2,\n", "got 1 others among 2"),
-        ("time,value\n1958-03-29,2\n", "give times as numbers"),
+        ("date,value\n1,2\n", r"no column 'time' in .*bad\.csv"),
+        ("time,value\n", "empty table"),
+        ("time,value\n1,2\n2,\n", r"row 2 of .*bad\.csv has no value in column 'value'"),
+        ("time,value\n1,2\n2,inf\n", r"'value' is infinite in row 2 of .*bad\.csv"),
+        ("time,value\n1958-03-29,2\n", r"expected a number in column 'time', row 1 of .*, got '1958-03-29'"),
+        ("time,value\n1,2\n1,2,3,4\n", r"expected a CSV file, got .*bad\.csv \(Error tokenizing"),
+        ("time,value\n1,2,3\n2,3,4\n", r"bad\.csv \(Length of header"),  # pandas would shift the columns
         ("time,value\n3,2\n3,4\n", "one time only"),
     ],
 )
 def test_bad_files_are_typed_errors(tmp_path, content, message):
     path = tmp_path / "bad.csv"
     path.write_text("# a comment\n" + content)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as error:
         Series(str(path)).make_batch("train", 0)
+    assert "\n" not in str(error.value)
 
 
 def test_a_missing_file_is_a_typed_error():

@@ -1,0 +1,53 @@
+"""Writes real.md from real.csv and loading.csv.
+
+python results/real/table.py
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
+from shared import markdown, plus_minus, read
+
+HERE = Path(__file__).parent
+TO = HERE / "real.md"
+BASELINES = ["mean of the context", "last value", "linear interpolation", "nearest neighbours", "exact GP"]
+MODELS = ["rmnp", "rmnp_hybrid", "tnp"]
+
+
+def text() -> str:
+    """Predictors in columns, a row per test set, and what sources deliver."""
+    rows = read(HERE / "real.csv")
+    found = {(row["data"], row["test_set"], row["predictor"]): row for row in rows}
+    sets = dict.fromkeys((row["data"], row["test_set"]) for row in rows)
+    scores = markdown(
+        ["data", "test set", *BASELINES, *(f"`{name}`" for name in MODELS)],
+        [
+            [f"`{data}`", f"`{split}`"]
+            + [plus_minus(found.get((data, split, name), {}), "loglik_marginal", 2) for name in [*BASELINES, *MODELS]]
+            for data, split in sorted(sets)
+        ],
+    )
+    trained = markdown(
+        ["data", "model", "weights", "steps", "minutes"],
+        [
+            [f"`{row['data']}`", f"`{row['predictor']}`"]
+            + [f"{float(row[key]):,.{digits}f}" for key, digits in (("parameters", 0), ("steps", 0), ("minutes", 1))]
+            for row in sorted(rows, key=lambda row: (row["data"], row["predictor"]))
+            if row["test_set"] == "test" and int(row["steps"])
+        ],
+    )
+    loading = markdown(
+        ["data", "tasks per second made", "consumed by `cnp`", "ratio"],
+        [
+            [f"`{row['data']}`"]
+            + [f"{float(row[f'{key}_per_second']):,.0f}" for key in ("delivered", "consumed")]
+            + [f"{float(row['ratio']):.1f}"]
+            for row in read(HERE / "loading.csv")
+        ],
+    )
+    return f"# Log-likelihood per target and output\n\n{scores}\n# Training\n\n{trained}\n# Loading\n\n{loading}"
+
+
+if __name__ == "__main__":
+    TO.write_text(text())
