@@ -14,7 +14,7 @@ from datamodules.contexts import POLICIES, choose
 from datamodules.loader import generator
 from datamodules.sampled import assemble
 from datamodules.settings import sizes
-from datamodules.splits import Views, divide, task_views, time_ends, time_views
+from datamodules.splits import Views, check_places, divide, task_views, time_ends, time_views
 from datamodules.store import Store
 from datamodules.tables import open_table
 from datamodules.units import fit_units
@@ -141,6 +141,10 @@ class Frame(NPDataModule):
         super().__init__(self._columns.dx, self._columns.dy, batch_size, steps_per_epoch, seed, num_workers, cache_dir)
         self._store = Store(self._source, self._columns, census, max_rows)
         self._views = {name: self._find_views(census, part, number) for number, name in enumerate(PARTS)}
+        if policy != "random":
+            most, views = self.num_context[1], self._views.values()
+            places = 1 + int(most > 0) + int(policy == "gap" and most > 1)
+            check_places(views, self._store, places, census.names, f"policy {policy} in {self.path}")
         pieces = self._store.piece_of(self._views["train"].task)
         self._in_pieces = np.unique(pieces, return_index=True, return_counts=True)
         self._digest: str | None = None
@@ -169,8 +173,8 @@ class Frame(NPDataModule):
         if self.dx > 1:
             return []
         tasks = []
-        for number in np.linspace(0, self.num_tasks("val") - 1, num).round().astype(int):
-            drawn = self._batch(generator(self.seed, "plot", index=int(number)), "val", number[None])
+        for i, number in enumerate(np.linspace(0, self.num_tasks("val") - 1, num).round().astype(int)):
+            drawn = self._batch(generator(self.seed, "plot", index=i), "val", number[None])
             x, y = torch.cat([drawn.xc, drawn.xt], 1), torch.cat([drawn.yc, drawn.yt], 1)
             tasks.append(PlotTask(drawn._replace(xt=x, yt=y, mask_t=None), "curve", truth=y))
         return tasks
@@ -234,6 +238,8 @@ class Frame(NPDataModule):
             raise UnknownNameError("split", self.split, ("task", "group", "time"))
         if self.split != "time" and getattr(self, self.split) is None:
             raise ConfigError(f"a split by {self.split} needs {self.split}: name the column, or set split to time")
+        if self.split != "group" and self.group is not None:
+            raise ConfigError(f"expected group with a split by group alone, got a split by {self.split}: leave one out")
         if self.outputs not in ("joint", "separate"):
             raise UnknownNameError("setting of outputs", self.outputs, ("joint", "separate"))
         val, test = self.val_fraction, self.test_fraction
@@ -259,6 +265,8 @@ class Frame(NPDataModule):
         kinds = {
             name: "category" if name in self.categories else kind_of(table[name], self.date_format) for name in self.x
         }
+        if self.date_format is not None and "date" not in kinds.values():
+            raise ConfigError(f"date_format is for dates, and there are none among {', '.join(kinds)}: leave it out")
         ordered = self.policy != "random" or self.relative or self.split == "time"
         if ordered and kinds[self.x[0]] == "category":
             raise ConfigError(

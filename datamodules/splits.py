@@ -1,12 +1,13 @@
 """Which points of which tasks train, validate and test: by task, by group, or by time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from datamodules.census import PARTS, Census, first_input
 from datamodules.loader import generator
+from datamodules.store import Store
 from datamodules.tables import Loaded, Streamed
 from npexp.columns import Columns, Place, days, numbers
 from npexp.errors import ConfigError, DataError
@@ -109,3 +110,23 @@ def time_views(census: Census, part: int, context: int, targets: int, reach_back
             "change split_at, the fractions, num_context or num_target"
         )
     return Views(*(values[good] for values in (np.arange(len(end)), begin, first, end)))
+
+
+def check_places(views: Iterable[Views], store: Store, needed: int, names: Sequence[str], what: str) -> None:
+    """Raises `DataError` for a task that cannot be divided, before training comes across it.
+
+    Args:
+        views: of each part.
+        store: of the points.
+        needed: values of the first input that context and targets take between them.
+        names: of the tasks.
+        what: asks for them, for the message.
+    """
+    for part in views:
+        for task, begin, _, end in zip(*part, strict=True):
+            found = 1 + np.count_nonzero(np.diff(store.task(int(task))[0][begin:end, 0]))
+            if found < needed:
+                raise DataError(
+                    f"expected at least {needed} values of the first input in each task and part for {what}, got "
+                    f"{found} in '{names[task]}': leave the task out, or use policy random"
+                )

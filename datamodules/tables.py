@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npexp.columns import Place, check_names
+from npexp.columns import Place, check_names, read_csv
 from npexp.errors import ConfigError, DataError
 
 SUFFIXES = (".csv", ".parquet")
@@ -42,6 +42,7 @@ class Loaded:
     num_pieces = 1
 
     def __init__(self, table: Any, file: str, task: str | None, columns: Sequence[str]):
+        table = table.rename(columns=str)
         check_names(table.columns, columns, file)
         if not len(table):
             raise DataError(f"expected rows, got an empty table in {file}: use another file")
@@ -143,12 +144,13 @@ def open_table(path: Any, task: str | None, columns: Sequence[str], max_rows: in
         raise ConfigError(f"there is no file {path}: correct path")
     try:
         if kind == ".csv":
-            return Loaded(pd.read_csv(path, low_memory=False), path, task, columns)
+            return Loaded(read_csv(path), path, task, columns)
         import pyarrow.parquet as pq
 
-        if pq.read_metadata(path).num_rows <= max_rows:
-            table = pq.ParquetFile(path).read().to_pandas(ignore_metadata=True)
-            return Loaded(table, path, task, columns)
+        file = pq.ParquetFile(path)
+        if file.metadata.num_rows <= max_rows:
+            check_names(file.schema_arrow.names, columns, path)
+            return Loaded(file.read(list(columns)).to_pandas(ignore_metadata=True), path, task, columns)
         streamed = Streamed(path, task, columns)
     except ImportError as error:
         raise ConfigError("Parquet files need pyarrow: pip install 'npexp[parquet]'") from error
@@ -173,8 +175,8 @@ def task_codes(table: Any, task: str | None, place: Place) -> tuple[np.ndarray, 
     values = table[task]
     if (absent := values.isna().to_numpy()).any():
         raise DataError(f"{place.row(absent)} names no task: fill in the column '{task}'")
-    codes, names = pd.factorize(values)
-    return codes, [str(name) for name in names]
+    codes, names = pd.factorize(values.astype(str))
+    return codes, list(names)
 
 
 def unreadable(path: str, error: Exception) -> DataError:

@@ -1,5 +1,7 @@
 """How the columns of a raw table become numbers and back: plain data, which travel in checkpoints."""
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +14,10 @@ if TYPE_CHECKING:
 
 KINDS = ("number", "date", "category")
 MOST_LEVELS = 100  # a text column with more is an identifier, or holds numbers that were spoilt
+LIKE_DATE = r"\s*\d+[-./ ]+(\d+|[A-Za-z]{3,9})[-./, ]+\d{2,4}\b"  # 31.12.2024, 31-Dec-24
+    r"\s*(\d+[-./ ]+(\d+|[A-Za-z]{3,9})|[A-Za-z]{3,9}\.? \d+)[-./, ]+\d{2,4}\b"  # 31.12.2024, 31-Dec-24, Dec 31, 2024
+)
+LIKE_NUMBER = r"\s*[-+]?\d[\d. ]*,\d+\s*$"  # 3,14
 
 
 class Place(NamedTuple):
@@ -224,7 +230,8 @@ def numbers(values: "pd.Series", place: Place, gaps: bool = False) -> np.ndarray
     found = pd.to_numeric(values, errors="coerce")
     if (text := (found.isna() & values.notna()).to_numpy()).any():
         raise DataError(
-            f"expected a number in column '{values.name}', {place.row(text)}, got '{values[text].iloc[0]}': correct it"
+            f"expected a number in column '{values.name}', {place.row(text)}, got '{values[text].iloc[0]}': correct it "
+            "(numbers are written like 1234.5)"
         )
     found = found.to_numpy(np.float64, na_value=np.nan)
     _refuse_gaps(np.isnan(found) & (not gaps), values.name, place)
@@ -246,7 +253,7 @@ def days(values: "pd.Series", place: Place, date_format: str | None = None) -> n
         written = f"as {date_format}" if date_format else "such as 2024-12-31 or 2024-12-31 23:59"
         raise DataError(
             f"expected a date in column '{values.name}', {place.row(bad)}, {written}, got '{values[bad].iloc[0]}': "
-            "correct it, or give date_format"
+            "correct it, give date_format, or name the column among categories"
         )
     _refuse_gaps(found.isna().to_numpy(), values.name, place)
     return ((found - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)).to_numpy(np.float64)
@@ -267,27 +274,56 @@ def words(values: "pd.Series", place: Place) -> np.ndarray:
 
 
 def kind_of(values: "pd.Series", date_format: str | None = None) -> str:
-    """Whether a column holds numbers, dates or categories: what most of its values can be read as."""
+    """Whether a column holds numbers, dates or categories: what most of its values can be read as.
+
+    Text that looks like a date or a number of another country is called one, so that reading it says what is wrong.
+    """
     import pandas as pd
 
-    if pd.api.types.is_numeric_dtype(values):
-        return "number"
     if pd.api.types.is_datetime64_any_dtype(values):
         return "date"
     if isinstance(values.dtype, pd.CategoricalDtype):
         return "category"
     known = max(int(values.notna().sum()), 1)
-    if 2 * pd.to_numeric(values, errors="coerce").notna().sum() > known:
+    most = lambda good: 2 * int(good.sum()) > known  # noqa: E731
+    if date_format is not None and most(_parsed(values, date_format).notna()):  # 20241231 is a number otherwise
+        return "date"
+    if pd.api.types.is_numeric_dtype(values) or most(pd.to_numeric(values, errors="coerce").notna()):
         return "number"
-    return "date" if 2 * _parsed(values, date_format).notna().sum() > known else "category"
+    text = values.astype(str).str
+    if most(_parsed(values, None).notna()) or most(text.match(LIKE_DATE)):
+        return "date"
+    return "number" if most(text.match(LIKE_NUMBER)) else "category"
+
+
+def read_csv(path: str) -> "pd.DataFrame":
+    """The rows of a CSV file.
+
+    Raises:
+        DataError: its rows are longer than its heading.
+        ValueError, OSError: what pandas raises for other bad files.
+    """
+    import pandas as pd
+
+    table = pd.read_csv(path, low_memory=False)
+    if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first columns for names of the rows
+        raise DataError(
+            f"expected a heading for every value of a row, got {len(table.columns)} headings for rows with more in "
+            f"{path}: name all columns, and end no row with a comma"
+        )
+    return table
 
 
 def check_names(have: Iterable[Any], names: Iterable[str], file: str) -> None:
-    """Raises `DataError` with the nearest names unless all these columns are there."""
-    having = [str(name) for name in have]
+    """Raises `DataError` with the nearest names unless each of these columns is there once."""
+    having = Counter(str(name) for name in have)
     for name in names:
         if name not in having:
-            raise DataError(f"there is no column '{name}' in {file}; {suggest(name, having)}")
+            other = re.search(r"[;\t|]", next(iter(having))) if len(having) == 1 else None
+            hint = f"write commas, not {other[0]!r}, between its columns" if other else suggest(name, having)
+            raise DataError(f"there is no column '{name}' in {file}; {hint}")
+        if having[name] > 1:
+            raise DataError(f"there are {having[name]} columns '{name}' in {file}: give them names of their own")
 
 
 def _parsed(values: "pd.Series", date_format: str | None) -> "pd.Series":

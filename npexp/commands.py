@@ -98,7 +98,8 @@ def _listing(
 def print_listing(title: str, entries: Mapping[str, Mapping[str, Any]], notes: str = "") -> None:
     """Prints names as rows; yes-or-no traits share one column, which names what sets an entry apart.
 
-    A trait that most entries have is said once, under the table, and where it is missing.
+    A trait that most entries have is said once, under the table, and where it is missing. One that an entry does not
+    name it does not have.
 
     Args:
         title: stands above the table.
@@ -110,12 +111,13 @@ def print_listing(title: str, entries: Mapping[str, Mapping[str, Any]], notes: s
     from rich.table import Table
 
     keys = list(dict.fromkeys(key for traits in entries.values() for key in traits))
-    flags = {key for key in keys if all(isinstance(traits.get(key), bool) for traits in entries.values())}
+    flags = {key for key in keys if all(isinstance(traits.get(key, False), bool) for traits in entries.values())}
     columns = [key for key in keys if key not in flags]
-    usual = [key for key in keys if key in flags and 2 * sum(t[key] for t in entries.values()) > len(entries)]
+    having = {key: [traits.get(key, False) for traits in entries.values()] for key in keys if key in flags}
+    usual = [key for key, answers in having.items() if 2 * sum(answers) > len(entries)]
     cells = {key: [_words(traits.get(key), key in COSTS) for traits in entries.values()] for key in columns}
     if flags:
-        special = ([key for key in keys if key in flags and t[key] != (key in usual)] for t in entries.values())
+        special = ([k for k in having if having[k][i] != (k in usual)] for i in range(len(entries)))
         said = (", ".join(("not " if key in usual else "") + key for key in own) for own in special)
         cells["traits"] = [words.replace("_", " ") for words in said]
     table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, header_style="bold")

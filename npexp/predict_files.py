@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from pandas.api.types import is_numeric_dtype
 
-from npexp.columns import Column, Columns, Place, check_names
+from npexp.columns import Column, Columns, Place, check_names, read_csv
 from npexp.errors import ConfigError, DataError, suggest
 from npexp.predict import Predictor
 
@@ -29,7 +29,7 @@ def read_table(path: str) -> pd.DataFrame:
         ConfigError: another kind of file, no such file, or Parquet without its package.
         DataError: the file cannot be read.
     """
-    reader = {".csv": pd.read_csv, ".parquet": pd.read_parquet}.get(Path(path).suffix)
+    reader = {".csv": read_csv, ".parquet": pd.read_parquet}.get(Path(path).suffix)
     if reader is None:
         raise ConfigError(f"expected a {KIND_NAMES} file, got {path}")
     return _access(path, lambda: reader(path))
@@ -168,15 +168,15 @@ def predict_table(
     quantiles = np.empty((len(levels), *mean.shape))
     for name, rows in _progress(list(rows_of[1].items())):
         known = rows_of[0].get(name, np.arange(0))
-        xc, xt = seen[known], wanted[rows]
+        xc, yc, _ = columns.points(seen[known], outputs[known])
+        xt = columns.targets(wanted[rows])
         if columns.relative:
             if not len(xc):
                 raise DataError(
                     f"task '{name}' has no context: this model measures '{columns.x[0].name}' from the latest of it"
                 )
-            xc, xt = (np.concatenate([part[:, :1] - seen[known, 0].max(), part[:, 1:]], 1) for part in (xc, xt))
-        xc, yc, _ = columns.points(xc, outputs[known])
-        found = _predict(predictor, xc, yc, columns.targets(xt), levels)
+            xc, xt = (np.concatenate([part[:, :1] - xc[:, 0].max(), part[:, 1:]], 1) for part in (xc, xt))
+        found = _predict(predictor, xc, yc, xt, levels)
         mean[rows], stddev[rows] = columns.values(found[0])[0], columns.values(found[1], spread=True)[0]
         quantiles[:, rows] = columns.values(found[2])[:, 0]
     table = targets[[*([columns.task] if several else []), *(c.name for c in columns.x)]].copy()

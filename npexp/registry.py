@@ -2,6 +2,8 @@
 
 import importlib
 import inspect
+import itertools
+import re
 from typing import Any
 
 from npexp.config import config_names, find_config, read_config
@@ -78,11 +80,11 @@ def available_mixers(measured: bool = False) -> dict[str, dict[str, Any]]:
 
 
 def available_data() -> dict[str, dict[str, Any]]:
-    """Data names with their traits; the description is the first line of the YAML.
+    """Data names with their traits; the description is the first sentence of the YAML.
 
     The sizes of a table are unknown, None, until someone brings one.
     """
-    return {name: {**_data_traits(name), "description": _first_line(f"data/{name}")} for name in names("data")}
+    return {name: {**_data_traits(name), "description": _first_sentence(f"data/{name}")} for name in names("data")}
 
 
 def _data_traits(name: str) -> dict[str, Any]:
@@ -94,8 +96,10 @@ def _data_traits(name: str) -> dict[str, Any]:
         return {"dx": None, "dy": None, "oracle": False, "test_sets": ["test"]}
 
 
-def _first_line(config: str) -> str:
-    return find_config(config).read_text().partition("\n")[0].lstrip("# ")
+def _first_sentence(config: str) -> str:
+    comment = itertools.takewhile(lambda line: line.startswith("#"), find_config(config).read_text().splitlines())
+    words = " ".join(line.lstrip("# ") for line in comment)
+    return re.split(r"(?<!et al)\.\s+(?=[A-Z0-9\"`])", words)[0].rstrip(".") + "."
 
 
 def names(group: str) -> list[str]:

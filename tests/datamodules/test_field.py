@@ -1,6 +1,7 @@
 """Fields: every way a file may be written gives the same tasks, parts share no cell, and bad files are refused."""
 
 import sys
+from datetime import date
 
 import numpy as np
 import pandas as pd
@@ -364,6 +365,15 @@ def test_terrain_ships():
     values = dm.scaling["y_scale"][0] * batch.yt + dm.scaling["y_shift"][0]
     assert (values - values.round()).abs().max() < 1e-3 and values.min() >= 236 and values.max() <= 1076
     assert Field().cache_file("val") == dm.cache_file("val")
+
+
+def test_ends_may_be_dates(write):
+    one, other = (
+        Field(**write(crop={"time": ends}))
+        for ends in ((date(2020, 1, 1), date(2020, 1, 2)), ("2020-01-01", "2020-01-02"))
+    )
+    assert one.cache_file("test") == other.cache_file("test")
+    same(one, other)
 
 
 def test_another_content_is_another_cache_file(write):
