@@ -27,7 +27,7 @@ def read_columns(file: Path, names: Sequence[str]) -> np.ndarray:
     try:
         with warnings.catch_warnings():  # without index_col, rows with more values than headings would be shifted
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = pd.read_csv(file, comment="#", skipinitialspace=True, index_col=False)
+            table = pd.read_csv(file, comment="#", skipinitialspace=True, index_col=False, low_memory=False)
     except (OSError, ValueError, pd.errors.ParserWarning) as error:  # what bad tables raise derives from ValueError
         raise DataError(
             f"expected a CSV file, got {file} ({one_line(error)}): correct the path, or the file"

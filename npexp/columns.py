@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 KINDS = ("number", "date", "category")
 MOST_LEVELS = 100  # a text column with more is an identifier, or holds numbers that were spoilt
 LIKE_DATE = r"\s*\d+[-./ ]+(\d+|[A-Za-z]{3,9})[-./, ]+\d{2,4}\b"  # 31.12.2024, 31-Dec-24
-    r"\s*(\d+[-./ ]+(\d+|[A-Za-z]{3,9})|[A-Za-z]{3,9}\.? \d+)[-./, ]+\d{2,4}\b"  # 31.12.2024, 31-Dec-24, Dec 31, 2024
-)
 LIKE_NUMBER = r"\s*[-+]?\d[\d. ]*,\d+\s*$"  # 3,14
 
 

@@ -39,11 +39,21 @@ DATES = [18262.0, 18264.5, 18263.0, 18265.0]
         (["2020-01-01", "2020-01-02", "soon"], "date"),
         (["red", "blue"], "category"),
         (pd.Categorical([1, 2]), "category"),
-        ([None, None], "number"),
+        (["31.12.2024", "01.01.2025"], "date"),
+        (["31-Dec-24", "1-Jan-25"], "date"),
+        (["1,5", "1.234,5"], "number"),
+        (["item 12-345", "A-1-22"], "category"),
     ],
 )
 def test_kinds(values, kind):
-    assert kind_of(pd.Series(values)) == kind or values[0] is None
+    assert kind_of(pd.Series(values)) == kind
+
+
+def test_whole_numbers_are_dates_where_a_format_says_so():
+    written = pd.Series([20201231, 20210101])
+    assert (kind_of(written), kind_of(written, "%Y%m%d")) == ("number", "date")
+    assert kind_of(pd.Series([5, 6]), "%Y%m%d") == "number"
+    np.testing.assert_allclose(days(written, PLACE, "%Y%m%d"), [18627, 18628])
 
 
 def test_dates_are_days_in_utc():
@@ -133,6 +143,9 @@ def test_relative_predictions_forget_the_date():
     found = predict_table(p, TABLE, None, None, None, [])
     later = TABLE.assign(day=pd.to_datetime(TABLE.day, format="ISO8601") + pd.Timedelta(days=1000))
     np.testing.assert_allclose(predict_table(p, later, None, None, None, []).t_mean, found.t_mean, rtol=1e-6)
+    # Row 4 holds no value, so that it is no point and not the latest one of b.
+    with_gap, without = (predict_table(p, t, TABLE[2:], None, None, []) for t in (TABLE, TABLE[:3]))
+    np.testing.assert_allclose(with_gap.t_mean, without.t_mean, rtol=1e-6)
     with pytest.raises(DataError, match=r"task 'c' has no context.*measures 'day' from the latest"):
         predict_table(p, TABLE, TABLE.iloc[:1].assign(station="c"), None, None, [])
 

@@ -81,7 +81,7 @@ def rows_of(dm, table, split, part="both"):
 @pytest.mark.parametrize(("split", "owner"), [("task", "station"), ("group", "region")])
 def test_no_task_or_group_is_in_two_parts(make, split, owner):
     table = weather().sample(frac=1, random_state=0).reset_index(drop=True)  # rows in any order
-    dm = make(table, split=split, group="region", num_context=(3, 5), num_target=(5, 7))
+    dm = make(table, group="region" if split == "group" else None, num_context=(3, 5), num_target=(5, 7))
     seen = {s: set(table[owner].iloc[list(rows_of(dm, table, s))]) for s in SPLITS}
     assert sum(map(len, seen.values())) == table[owner].nunique() == len(set.union(*seen.values()))
     shares = {"task": [14, 3, 3], "group": [6, 2, 2]}[split]  # 15 % of 20 stations or 10 regions
@@ -170,6 +170,13 @@ def test_outputs_observed_at_different_places(make):
     np.testing.assert_allclose(scale, train[["t", "p"]].std(ddof=0))
     y = torch.cat([b.yt[slice(None) if b.mask_t is None else b.mask_t].flatten() for b in batches(dm, "train")])
     assert abs(float(y.mean())) < 0.2 and 0.8 < float(y.std()) < 1.2
+
+
+def test_headings_and_tasks_of_any_type(make):
+    table = weather()[["station", "day", "t"]]
+    table = table.assign(station=np.repeat(np.array([0, "0", *range(1, 19)], dtype=object), ROWS))
+    dm = make(table.set_axis([0, 1, 2], axis=1), name="DataFrame", task="0", x="1", y="2")
+    assert sum(dm.num_tasks(s) for s in SPLITS) == TASKS - 1  # 0 and "0" are one
 
 
 def test_a_missing_output_is_no_point_of_its_own(make):
@@ -267,6 +274,7 @@ def test_one_long_series_is_divided_by_time(make):
     task = dm.plot_tasks(2)[0].batch.check()
     torch.testing.assert_close(task.xt[:, : task.xc.shape[1]], task.xc)
     assert task.num_tasks == 1 and (task.xt[0, task.xc.shape[1] :] > 0).all()
+    assert len({float(task.batch.yt.sum()) for task in dm.plot_tasks(6)}) > 3  # draws of their own of the one task
 
 
 def test_figures_are_of_one_input(make):
@@ -311,7 +319,19 @@ BAD = {
     "a repeated row": (pd.concat([weather(), weather().iloc[5:6]]), {}, "row 241 of .* repeats a row"),
     "a bad date": (changed(9, "day", "yesterday"), {}, "date in column 'day', row 10 of .* got 'yesterday'"),
     "dates in another format": (weather().assign(day=weather().day.dt.strftime("%d.%m.%Y %H:%M:%S")), {},
-                                "100 categories at most in column 'day'.*give date_format"),
+                                "date in column 'day', row 1 of .*give date_format"),
+    "few dates in another format": (weather().assign(sky=["31-Dec-24", "01.02.2024"] * 120), {"x": ["day", "sky"]},
+                                    "date in column 'sky', row 1 of .*or name the column among categories"),
+    "dates of no such format": (weather(), {"date_format": "%d.%m.%Y"}, "row 1 of .*, as %d.%m.%Y, got '2020-01-01"),
+    "decimal commas": (weather().assign(sky=["1,5", "2,5"] * 120), {"x": ["day", "sky"]},
+                       "number in column 'sky', row 1 of .*, got '1,5'.*like 1234.5"),
+    "an identifier": (weather().assign(sky=[f"id{i}" for i in range(240)]), {"x": ["day", "sky"]},
+                      "100 categories at most in column 'sky'"),
+    "semicolons": (weather().to_csv(index=False, sep=";").encode(), {}, "no column 'station'.*write commas, not ';'"),
+    "commas at the end of rows": (b"station,day,t\na,1,2,\na,2,3,\n", {}, "got 3 headings for rows with more"),
+    "a heading twice": (weather().rename(columns={"p": "t"}), {"name": "DataFrame"}, "2 columns 't' in the DataFrame"),
+    "too few places for a gap": (weather().assign(day=np.arange(240) % ROWS // 6), {"policy": "gap", "repeats": True},
+                                 "at least 3 values .* policy gap in .*weather.csv, got 2 in 's..'"),
     "dates as an output": (weather(), {"x": "p", "y": "day"}, "number in column 'day', row 1 of"),
     "an infinite output": (changed(2, "t", np.inf), {}, "column 't' is infinite in row 3 of"),
     "a constant input": (weather().assign(day=3.0), {}, "column 'day' of .* one value only in the training rows"),
@@ -360,6 +380,8 @@ BAD_SETTINGS = {
     "group without column": ({"split": "group"}, "split by group needs group"),
     "fractions": ({"val_fraction": 0.6, "test_fraction": 0.4}, "sum below 1"),
     "order by a category": ({"x": ["sky", "day"], "policy": "gap"}, "got the category 'sky'"),
+    "a format without dates": ({"x": "p", "date_format": "%Y"}, "date_format is for dates"),
+    "a group that does not divide": ({"split": "task", "group": "region"}, "group with a split by group alone"),
     "times for tasks": ({"split_at": [1, 2]}, "for a split by time"),
     "times turned round": ({"split": "time", "split_at": ["2020-01-09", "2020-01-05"]}, "ascending order"),
     "nothing to train": ({"split": "time", "split_at": ["2019-01-09", "2020-01-05"]}, "no training rows"),
