@@ -52,7 +52,7 @@ class LotkaVolterra(SampledTasks):
         animals: simulated animals per thousand; fewer make chance larger.
         noise: range of the standard deviation of the logarithm of what is seen, uniform.
         ceiling: largest number of either species, thousands.
-        step: years per step of tau-leaping; smaller is slower and more exact.
+        step: years per step of tau-leaping, which divides 20; smaller is slower and more exact.
         num_context: smallest and largest context, drawn once per batch.
         num_target: smallest and largest number of targets, drawn once per batch.
         max_points: cap on context and targets together: the largest number of targets becomes this less the context.

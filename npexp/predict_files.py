@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ from npexp.predict import Predictor
 KINDS = (".csv", ".parquet", ".npz")
 KIND_NAMES = ".csv, .parquet or .npz"
 TASKS_AT_ONCE = 64  # so that many tasks need no more memory than this many
+FAR = 10  # standard deviations of a table's training inputs; what lies further out is not like anything seen
 
 
 def read_table(path: str) -> pd.DataFrame:
@@ -166,6 +168,7 @@ def predict_table(
     ]
     mean, stddev = np.empty((2, len(targets), len(columns.y)))
     quantiles = np.empty((len(levels), *mean.shape))
+    far = np.zeros(len(targets), dtype=bool)
     for name, rows in _progress(list(rows_of[1].items())):
         known = rows_of[0].get(name, np.arange(0))
         xc, yc, _ = columns.points(seen[known], outputs[known])
@@ -176,9 +179,18 @@ def predict_table(
                     f"task '{name}' has no context: this model measures '{columns.x[0].name}' from the latest of it"
                 )
             xc, xt = (np.concatenate([part[:, :1] - xc[:, 0].max(), part[:, 1:]], 1) for part in (xc, xt))
+        if predictor.columns is not None and predictor.scaling is not None:
+            out = np.abs(xt - predictor.scaling.x_shift) > FAR * np.array(predictor.scaling.x_scale)
+            far[rows] = out.reshape(len(rows), -1).any(1)
         found = _predict(predictor, xc, yc, xt, levels)
         mean[rows], stddev[rows] = columns.values(found[0])[0], columns.values(found[1], spread=True)[0]
         quantiles[:, rows] = columns.values(found[2])[:, 0]
+    if far.any():
+        print(
+            f"npexp: warning: {far.sum()} of {len(far)} rows to predict lie more than {FAR} standard deviations "
+            f"from the training inputs, first {places['targets'].row(far)}: do not trust what is predicted there",
+            file=sys.stderr,
+        )
     table = targets[[*([columns.task] if several else []), *(c.name for c in columns.x)]].copy()
     for i, output in enumerate(columns.y):
         table[f"{output}_mean"], table[f"{output}_stddev"] = mean[:, i], stddev[:, i]

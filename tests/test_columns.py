@@ -150,6 +150,17 @@ def test_relative_predictions_forget_the_date():
         predict_table(p, TABLE, TABLE.iloc[:1].assign(station="c"), None, None, [])
 
 
+@pytest.mark.parametrize("columns", [JOINT, SEPARATE, SEPARATE._replace(relative=True)])
+def test_predictions_far_from_what_was_trained_on_say_so(capsys, columns):
+    targets = TABLE[["station", "day", "sky"]].assign(day=["2020-01-05", "2020-01-06", "2031-01-01", "2020-01-07"])
+    context = TABLE.assign(p=TABLE.p.fillna(1000.0)).dropna()
+    predict_table(predictor(columns), context, targets, None, None, [])
+    error = capsys.readouterr().err
+    assert "warning: 1 of 4 rows to predict" in error and "first row 3 of --targets" in error
+    predict_table(predictor(columns), context, targets.drop(2), None, None, [])
+    assert not capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("context", "targets", "message"),
     [

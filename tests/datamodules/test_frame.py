@@ -68,14 +68,14 @@ def temperatures(dm, batch, part="both"):
     return found
 
 
-def batches(dm, split, num=40):
+def batches(dm, split, num=20):
     return [dm.make_batch(split, i).check() for i in range(num if split == "train" else dm.num_batches(split))]
 
 
 def rows_of(dm, table, split, part="both"):
     """Numbers of the table's rows that batches of a split hold, by their temperatures."""
     number = {round(t, 4): i for i, t in enumerate(table.t)}
-    return {number[round(float(t), 4)] for b in batches(dm, split) for y in temperatures(dm, b, part) for t in y}
+    return [number[t] for b in batches(dm, split) for y in temperatures(dm, b, part) for t in np.unique(y).tolist()]
 
 
 @pytest.mark.parametrize(("split", "owner"), [("task", "station"), ("group", "region")])
@@ -230,18 +230,18 @@ def test_a_stream_reads_the_row_groups_it_needs(make):
         assert sum(len(x) for x, _ in kept._kept.values()) <= 120
     for stretch in range(3):
         before = source.reads
-        for index in range(64):
+        for index in range(0, 64, 7):
             dm.make_batch("train", 64 * stretch + index)
         assert source.reads - before <= 4  # those of the stretch and those that tasks reach into
-    seen = [t for i in range(60) for y in temperatures(dm, dm.make_batch("train", 64 * i)) for t in y]
+    seen = [t for i in range(40) for y in temperatures(dm, dm.make_batch("train", 64 * i)) for t in y]
     assert len(set(seen)) > 0.9 * 14 * ROWS  # everything in time
 
 
 def test_all_training_tasks_are_equally_likely_in_a_stream(make):
     dm = make(weather(), "a.parquet", max_rows=120)
-    drawn = [dm._train_numbers(np.random.default_rng(i), 64 * i) for i in range(1500)]
+    drawn = [dm._train_numbers(np.random.default_rng(i), 64 * i) for i in range(1000)]
     counts = np.bincount(np.concatenate(drawn), minlength=14)
-    assert counts.min() > 0.85 * counts.mean() and counts.max() < 1.15 * counts.mean()
+    assert counts.min() > 0.8 * counts.mean() and counts.max() < 1.2 * counts.mean()
 
 
 def test_evaluation_sets_are_fixed_and_spread(make):
