@@ -1,13 +1,12 @@
 """CSV files of numbers that a source reads whole: those that ship, and those of a user."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from datamodules.grids import one_line
-from npexp.columns import Place, check_names, numbers
+from npexp.columns import Place, check_names, numbers, read_csv
 from npexp.errors import DataError
 
 
@@ -22,13 +21,11 @@ def read_columns(file: Path, names: Sequence[str]) -> np.ndarray:
     Raises:
         DataError: the file cannot be read, is empty, misses a column, or has a value that is no finite number.
     """
-    import pandas as pd
-
     try:
-        with warnings.catch_warnings():  # without index_col, rows with more values than headings would be shifted
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = pd.read_csv(file, comment="#", skipinitialspace=True, index_col=False, low_memory=False)
-    except (OSError, ValueError, pd.errors.ParserWarning) as error:  # what bad tables raise derives from ValueError
+        table = read_csv(str(file), comment="#")
+    except DataError:
+        raise
+    except (OSError, ValueError) as error:  # what pandas raises for bad tables derives from ValueError
         raise DataError(
             f"expected a CSV file, got {file} ({one_line(error)}): correct the path, or the file"
         ) from error

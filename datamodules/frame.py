@@ -13,7 +13,7 @@ from datamodules.census import PARTS, Census, take_census
 from datamodules.contexts import POLICIES, choose
 from datamodules.loader import generator
 from datamodules.sampled import assemble
-from datamodules.settings import sizes
+from datamodules.settings import fractions, sizes
 from datamodules.splits import Views, check_places, divide, task_views, time_ends, time_views
 from datamodules.store import Store
 from datamodules.tables import open_table
@@ -120,7 +120,8 @@ class Frame(NPDataModule):
         self.x, self.y, self.categories = _listed(x), _listed(y), _listed(categories)
         self.outputs, self.repeats, self.policy = outputs, repeats, policy
         self.split = split or ("group" if group is not None else "task" if task is not None else "time")
-        self.split_at, self.val_fraction, self.test_fraction = split_at, val_fraction, test_fraction
+        self.split_at = split_at
+        self.val_fraction, self.test_fraction = fractions(val_fraction, test_fraction)
         self.relative = self.split == "time" if relative is None else relative
         self.num_context = sizes("num_context", num_context, int(self.relative))
         self.num_target = sizes("num_target", num_target, 1)
@@ -242,12 +243,6 @@ class Frame(NPDataModule):
             raise ConfigError(f"expected group with a split by group alone, got a split by {self.split}: leave one out")
         if self.outputs not in ("joint", "separate"):
             raise UnknownNameError("setting of outputs", self.outputs, ("joint", "separate"))
-        val, test = self.val_fraction, self.test_fraction
-        if not (val > 0 and test > 0 and val + test < 1):
-            raise ConfigError(
-                f"expected val_fraction and test_fraction above 0 with a sum below 1, got {val} and {test}: leave "
-                "something for each of the three parts"
-            )
         if self.split_at is not None and (self.split != "time" or len(self.split_at) != 2):
             raise ConfigError(
                 f"expected split_at to be the two times at which validation and test begin, for a split by time, got "

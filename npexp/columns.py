@@ -1,6 +1,7 @@
 """How the columns of a raw table become numbers and back: plain data, which travel in checkpoints."""
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -294,8 +295,8 @@ def kind_of(values: "pd.Series", date_format: str | None = None) -> str:
     return "number" if most(text.match(LIKE_NUMBER)) else "category"
 
 
-def read_csv(path: str) -> "pd.DataFrame":
-    """The rows of a CSV file.
+def read_csv(path: str, comment: str | None = None) -> "pd.DataFrame":
+    """The rows of a CSV file; what follows `comment` in a line is none of it.
 
     Raises:
         DataError: its rows are longer than its heading.
@@ -303,13 +304,14 @@ def read_csv(path: str) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    table = pd.read_csv(path, low_memory=False)
-    if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first columns for names of the rows
+    try:
+        with warnings.catch_warnings():  # pandas would shift the columns, or take the first ones for names of the rows
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(path, comment=comment, index_col=False, skipinitialspace=True, low_memory=False)
+    except pd.errors.ParserWarning as error:
         raise DataError(
-            f"expected a heading for every value of a row, got {len(table.columns)} headings for rows with more in "
-            f"{path}: name all columns, and end no row with a comma"
-        )
-    return table
+            f"expected a heading for every value of a row, got rows with more values in {path}: name all columns"
+        ) from error
 
 
 def check_names(have: Iterable[Any], names: Iterable[str], file: str) -> None:

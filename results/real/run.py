@@ -6,7 +6,8 @@ Adds rows to real.csv beside this file, one per data set, predictor and test set
 is run as a user would, `npexp fit` for its own number of steps and `npexp test`. The baselines are those of
 `baselines.py`. All predict the same test tasks, but for the exact GP, which gets the first `--gp_tasks` of each test
 set, and gives log-likelihoods only. Scores are in the units of the batches: outputs standardised by the training data.
-Rows that are there are kept.
+`steps` are those of the best checkpoint, which is what is tested; `minutes` are by the clock, busy or not. Rows that
+are there are kept.
 """
 
 import argparse

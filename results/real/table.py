@@ -29,10 +29,9 @@ def text() -> str:
         ],
     )
     trained = markdown(
-        ["data", "model", "weights", "steps", "minutes"],
+        ["data", "model", "weights", "steps"],
         [
-            [f"`{row['data']}`", f"`{row['predictor']}`"]
-            + [f"{float(row[key]):,.{digits}f}" for key, digits in (("parameters", 0), ("steps", 0), ("minutes", 1))]
+            [f"`{row['data']}`", f"`{row['predictor']}`"] + [f"{int(row[key]):,}" for key in ("parameters", "steps")]
             for row in sorted(rows, key=lambda row: (row["data"], row["predictor"]))
             if row["test_set"] == "test" and int(row["steps"])
         ],

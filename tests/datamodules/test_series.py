@@ -198,7 +198,7 @@ def test_windows_must_have_enough_points(make, settings):
         ("time,value\n1,2\n2,inf\n", r"'value' is infinite in row 2 of .*bad\.csv"),
         ("time,value\n1958-03-29,2\n", r"expected a number in column 'time', row 1 of .*, got '1958-03-29'"),
         ("time,value\n1,2\n1,2,3,4\n", r"expected a CSV file, got .*bad\.csv \(Error tokenizing"),
-        ("time,value\n1,2,3\n2,3,4\n", r"bad\.csv \(Length of header"),  # pandas would shift the columns
+        ("time,value\n1,2,3\n2,3,4\n", r"got rows with more values in .*bad\.csv"),  # pandas would shift the columns
         ("time,value\n3,2\n3,4\n", "one time only"),
     ],
 )
