@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -26,7 +27,11 @@ SHORT = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
 def shorter(words, steps):
     if words[0] not in ("fit", "test"):
         return words
-    fewer = [] if "digits" in " ".join(words) else ["--data.num_val_batches=1", "--data.num_test_batches=1"]
+    fewer = (
+        []
+        if "digits" in " ".join(words) or "my.csv" in words
+        else ["--data.num_val_batches=1", "--data.num_test_batches=1"]
+    )
     fit = [f"--trainer.max_steps={steps}", "--figures.num_tasks=0"] if words[0] == "fit" else []
     return [*words, *SHORT, *fewer, *fit]
 
@@ -36,6 +41,10 @@ def test_commands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     pd.DataFrame({"x": [0.0, 0.5, 1.0, 0.7], "y": [0.1, -0.2, 0.3, None]}).to_csv("points.csv", index=False)
+    times = {"station": np.repeat(list("abcdefgh"), 8), "time": np.tile(np.arange(8.0), 8)}
+    table = pd.DataFrame({**times, "t": np.arange(64.0) % 7, "p": np.arange(64.0) % 5})
+    table.to_csv("my.csv", index=False)
+    table.assign(**{name: table[name].where(table["time"] < 6) for name in ("t", "p")}).to_csv("new.csv", index=False)
     monkeypatch.setattr(sys, "argv", ["npexp"])
     x = "fit --config base --config model/cnp --config data/gp_rbf --name x"  # the run that stands for the reader's own
     assert main(shorter(x.split(), 1)) == 0
@@ -48,6 +57,8 @@ def test_commands(tmp_path, monkeypatch):
         assert main(shorter(words, steps)) == 0, command
     written = pd.read_csv("predictions.csv")
     assert {"y_mean", "y_stddev"} <= set(written.columns) and written["y_mean"].notna().all()
+    answers = pd.read_csv("answers.csv")
+    assert len(answers) == 16 and {"station", "time", "t_mean", "p_q0.025"} <= set(answers.columns)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
