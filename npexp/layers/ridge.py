@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from npexp.errors import UnknownNameError, at_least
+from npexp.errors import ConfigError, UnknownNameError, at_least
 from npexp.layers.basis import Basis
 from npexp.layers.experts import Experts
 from npexp.layers.mlp import mlp, zero_end
@@ -24,6 +24,8 @@ FALLS = (-1.4, -0.4)  # log10 of the initial decay of log-amplitudes with the fr
 ROUGHEST = 36.0  # of 64 waves; what networks in their place are taken for
 MIN_LOG_WEIGHT = -20.0  # of a head by evidence: less is hopeless
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
+MATERN = [(length, scale) for length in (0.12, 0.2, 0.33, 0.55) for scale in (0.3, 0.8)]  # priors that are not learned
+MATERN_NOISE = 0.02
 CODE = 8  # numbers by which an inferred prior differs from a mixture of the learned ones
 
 
@@ -109,6 +111,12 @@ class RidgeMemory(nn.Module):
         shared_noise: whether outputs share amplitudes, noise and evidence; False gives each output its own, at dy times
             the solves.
         accumulate: dtype of the sums.
+        robust: whether eight priors are added that are not learned: Matérn-5/2 functions of four lengthscales and two
+            scales, for tasks of another law than those of training. The waves' first frequencies stand for theirs.
+
+    Raises:
+        UnknownNameError: no such dtype.
+        ConfigError: a size below 1, or robust priors of features that are not waves.
     """
 
     def __init__(
@@ -122,14 +130,17 @@ class RidgeMemory(nn.Module):
         misfit: bool = True,
         shared_noise: bool = True,
         accumulate: Literal["float64", "float32"] = "float64",
+        robust: bool = False,
     ):
         super().__init__()
         if accumulate not in DTYPES:
             raise UnknownNameError("dtype", accumulate, DTYPES)
         h, r = at_least("num_priors", num_priors, 1), at_least("num_refined", num_refined, 0)
         self.basis, self.num_refined, self.misfit, self.accumulate = basis, r, misfit, DTYPES[accumulate]
-        self.num_experts = h + r
         self.groups = 1 if shared_noise else dy
+        self.robust = robust
+        if robust:
+            self.register_buffer("matern", matern_log_amplitude(basis))
         # priors start from rough functions to smooth ones, with amplitudes of order 1 and a noise of 0.1
         if basis.kind == "fourier":
             roughness = basis.frequencies.detach().norm(dim=-1).repeat(2)[: basis.m - 1]
@@ -139,6 +150,8 @@ class RidgeMemory(nn.Module):
         start = torch.cat([-1.0 - fall, torch.full((h, 1), -0.7)], -1)
         self.log_amplitude = nn.Parameter(start.repeat(self.groups, 1, 1))
         self.log_noise = nn.Parameter(torch.full((self.groups, h), 0.1).log())
+        h += len(MATERN) if robust else 0
+        self.num_experts = h + r
         outputs = dy // self.groups
         known, per_head = 1 + 2 * outputs + self.groups, outputs + 2
         if r:
@@ -160,8 +173,7 @@ class RidgeMemory(nn.Module):
         with full_precision(state.gram):
             sums = self._sums(state)
             b = state.count.shape[0]  # not len(), which a graph that is being traced would take for a constant
-            prior = self.log_amplitude.repeat(b, 1, 1), self.log_noise.repeat(b, 1)
-            bank = _posterior(sums, *(v.to(sums.cross.dtype) for v in prior))
+            bank = _posterior(sums, *(v.to(sums.cross.dtype) for v in self._priors(b)))
             if self.num_refined:
                 bank = bank.plus(_posterior(sums, *self._refined(sums, bank)))
             seen = self._seen(sums, bank)
@@ -211,6 +223,15 @@ class RidgeMemory(nn.Module):
         facts = torch.cat([(n + 1).log() / 2, total / some, (square / some + 1e-3).log(), which], -1)
         return Sums(gram, rounding, cross, square, n, facts)
 
+    def _priors(self, b: int) -> tuple[Tensor, Tensor]:
+        """Amplitudes and noise of the priors that data have no part in."""
+        amplitude, noise = self.log_amplitude.repeat(b, 1, 1), self.log_noise.repeat(b, 1)
+        if self.robust:
+            fixed = self.matern.expand(len(amplitude), -1, -1)
+            amplitude = torch.cat([amplitude, fixed], 1)
+            noise = torch.cat([noise, torch.full_like(fixed[..., 0], MATERN_NOISE).log()], 1)
+        return amplitude, noise
+
     def _refined(self, sums: Sums, bank: Bank) -> tuple[Tensor, Tensor]:
         """Amplitudes and noise of the inferred priors: mixtures of the learned ones, moved along learned directions."""
         told = self.infer(self._seen(sums, bank)).to(sums.cross.dtype).unflatten(-1, (self.num_refined, -1))
@@ -224,6 +245,28 @@ class RidgeMemory(nn.Module):
         volume = 0.5 * bank.log_det / sums.count.clamp_min(1)
         parts = [sums.facts, bank.error.log1p().flatten(1), volume, bank.log_weights / 5]
         return torch.cat(parts, -1).to(self.log_noise.dtype)
+
+
+def matern_log_amplitude(basis: Basis) -> Tensor:
+    """Logarithms of the prior standard deviations that make waves Matérn-5/2 functions, `[8, m]`.
+
+    Powers are the spectral density at each wave's frequency, over the density that frequencies start with.
+
+    Raises:
+        ConfigError: the features are no waves.
+    """
+    if basis.kind != "fourier":
+        raise ConfigError(f"expected basis 'fourier' for robust priors, got '{basis.kind}': leave robust out")
+    size = basis.frequencies.detach().norm(dim=-1).double()
+    dx, powers = basis.frequencies.shape[1], []
+    for length, scale in MATERN:
+        waves, still = (
+            (5 / length**2 + w.square()) ** -(2.5 + dx / 2) * w ** (dx - 1) for w in (size, size.new_zeros(1))
+        )
+        still = still / 2  # the constant is one function, a frequency two that share its power
+        power = torch.cat([waves.repeat(2)[: basis.m - 1], still]) / (waves.sum() + still)
+        powers.append((scale**2 * power).clamp_min(1e-12))
+    return 0.5 * torch.stack(powers).log().float()
 
 
 def _posterior(sums: Sums, log_amplitude: Tensor, log_noise: Tensor) -> Bank:

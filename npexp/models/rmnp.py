@@ -52,6 +52,8 @@ class RMNP(AdditiveNeuralProcess):
         misfit: whether experts that fit worse than they expect widen their laws.
         shared_noise: whether outputs share priors and noise; else each has its own, at dy times the cost of solving.
         accumulate: dtype of the state, "float64" or "float32".
+        robust: adds eight priors that are not learned, Matérn-5/2 functions of several lengthscales, for tasks of
+            another law than those of training; costs nearly twice as much, and wants 96 features in one dimension.
         likelihood: a head that sees the features only, in place of `law` and `min_stddev`.
     """
 
@@ -75,6 +77,7 @@ class RMNP(AdditiveNeuralProcess):
         misfit: bool = True,
         shared_noise: bool = True,
         accumulate: Literal["float64", "float32"] = "float64",
+        robust: bool = False,
         likelihood: Likelihood | None = None,
     ):
         super().__init__(dx, dy)
@@ -82,7 +85,7 @@ class RMNP(AdditiveNeuralProcess):
         self.domain = Domain(dx, domain)
         self.basis = Basis(dx, num_features, basis)
         self.memory = RidgeMemory(
-            self.basis, dy, num_priors, num_refined, dz, dim_head, misfit, shared_noise, accumulate
+            self.basis, dy, num_priors, num_refined, dz, dim_head, misfit, shared_noise, accumulate, robust
         )
         self.tokens = ExpertTokens(dy, self.memory.num_experts, dz)
         self.place = mlp(dx + num_features - 1, dz, dz, 2, "gelu")

@@ -3,15 +3,13 @@
     OMP_NUM_THREADS=1 python results/moment/ablations.py [--only NAME ...] [--steps 5000] [--seed 0] [--table FILE]
 
 Writes ablations.csv beside this file. Rows that are settings are trained and tested by `npexp fit` and `npexp test`;
-others replace `ridge` and `ridge_rows` under the model here, or give it further priors that are not learned. All are
-tested after their last step, on 3,008 tasks per law. Rows that are there are kept, and several of these may run side by
-side with other `--only`.
+others replace `ridge` and `ridge_rows` under the model here. All are tested after their last step, on 3,008 tasks per
+law. Rows that are there are kept, and several of these may run side by side with other `--only`.
 
 The row `full` is also `law: mixture` with misfit, 64 features, 6 + 3 heads, Fourier basis and float64.
 """
 
 import argparse
-import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,7 +20,6 @@ from torch import Tensor
 from train import HERE, LR, Table, by_command, fit, row, score
 
 import npexp
-from npexp.layers.ridge import RidgeMemory
 from npexp.ops.ridge import Ridge
 
 PLAIN = ["likelihood=npexp.likelihoods.Gaussian", "likelihood.init_args.min_stddev=0.01"]
@@ -44,6 +41,8 @@ SETTINGS: dict[str, list[str]] = {
     "4 + 2 heads": ["num_priors=4", "num_refined=2"],
     "8 + 4 heads": ["num_priors=8", "num_refined=4"],
     "accumulate float32": ["accumulate=float32"],
+    "robust": ["robust=true"],
+    "robust, 96 features": ["robust=true", "num_features=96"],
 }
 
 
@@ -91,31 +90,6 @@ PATCHES: dict[str, tuple[Callable[..., Ridge], Callable[..., Tensor]]] = {
 }
 
 
-def with_matern(num_features: int) -> npexp.NeuralProcess:
-    """6 + 3 heads and eight that stay: Matérn-5/2 of four lengthscales and two scales, noise 0.02, never trained on."""
-    fixed = [(length, scale) for length in (0.12, 0.2, 0.33, 0.55) for scale in (0.3, 0.8)]
-    net = npexp.build("rmnp", dx=1, dy=1, num_features=num_features, num_priors=6 + len(fixed))
-    memory = net.memory
-    waves = torch.cat([memory.basis.frequencies.detach()[:, 0].repeat(2)[: num_features - 1], torch.zeros(1)])
-    with torch.no_grad():
-        memory.log_amplitude[:, :6] = RidgeMemory(memory.basis, dy=1, num_priors=6).log_amplitude
-        for row, (length, scale) in enumerate(fixed, start=6):
-            density = (5 / length**2 + waves.square()) ** -3
-            density[-1] /= 2  # the constant stands for one function, a frequency for two that share its power
-            share = density / (density[: num_features // 2].sum() + density[-1])
-            memory.log_amplitude[:, row] = 0.5 * (scale**2 * share).log()
-            memory.log_noise[:, row] = math.log(0.02)
-    for weights in (memory.log_amplitude, memory.log_noise):
-        weights.register_hook(lambda g: torch.cat([g[:, :6], torch.zeros_like(g[:, 6:])], 1))
-    return net
-
-
-BUILT: dict[str, Callable[[], npexp.NeuralProcess]] = {
-    "8 fixed Matern heads": lambda: with_matern(64),
-    "96 features, 8 fixed Matern heads": lambda: with_matern(96),
-}
-
-
 def patched(name: str) -> mock._patch | nullcontext:
     """A context in which the memory solves as this row says."""
     if name not in PATCHES:
@@ -127,7 +101,7 @@ def patched(name: str) -> mock._patch | nullcontext:
 def main() -> None:
     """Fills the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=[*SETTINGS, *PATCHES, *BUILT], metavar="NAME", help="these rows")
+    parser.add_argument("--only", nargs="+", choices=[*SETTINGS, *PATCHES], metavar="NAME", help="these rows")
     parser.add_argument("--steps", type=int, default=5_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--test_batches", type=int, default=188, help="of 16 tasks, per law")
@@ -136,14 +110,13 @@ def main() -> None:
     torch.set_num_threads(1)
     table = Table(args.table)
     data = npexp.build_data("gp_rbf", num_test_batches=args.test_batches)
-    for name in args.only or [*SETTINGS, *PATCHES, *BUILT]:
+    for name in args.only or [*SETTINGS, *PATCHES]:
         if table.has(name=name, seed=args.seed, steps=args.steps):
             continue
         with patched(name):
-            if name not in SETTINGS:
+            if name in PATCHES:
                 torch.manual_seed(args.seed)
-                net = BUILT[name]() if name in BUILT else npexp.build("rmnp", dx=1, dy=1)
-                net = fit(net, data, args.steps, LR, args.seed)
+                net = fit(npexp.build("rmnp", dx=1, dy=1), data, args.steps, LR, args.seed)
                 found = score(net, data)
             else:
                 words = ["--config", "experiment/gp_rbf_rmnp", *(f"--model.net.{word}" for word in SETTINGS[name])]

@@ -5,11 +5,20 @@ import pytest
 import torch
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
+from sklearn.gaussian_process import kernels
 
 from npexp.errors import ConfigError, UnknownNameError
 from npexp.layers.basis import Basis
 from npexp.layers.moments import Moments
-from npexp.layers.ridge import MAX_LOG_SCALE, MIN_LOG_NOISE, MIN_LOG_WEIGHT, RidgeMemory
+from npexp.layers.ridge import (
+    MATERN,
+    MATERN_NOISE,
+    MAX_LOG_SCALE,
+    MIN_LOG_NOISE,
+    MIN_LOG_WEIGHT,
+    RidgeMemory,
+    matern_log_amplitude,
+)
 
 B, NC, NT, M = 2, 7, 4, 9
 
@@ -220,3 +229,35 @@ def test_impossible_memories(untyped):
         RidgeMemory(Basis(1, 4), 1, num_priors=0)
     with pytest.raises(ConfigError, match="num_refined"):
         RidgeMemory(Basis(1, 4), 1, num_refined=-1)
+
+
+@pytest.mark.parametrize("dx", [1, 2])
+def test_robust_priors_are_matern_functions(dx):
+    """Waves with these amplitudes have the Matérn-5/2 covariance, but for what lies beyond their frequencies."""
+    torch.manual_seed(0)
+    basis = Basis(dx, {1: 257, 2: 60001}[dx])
+    with torch.no_grad():
+        x = draw(5, dx).clamp(-1, 1)
+        phi = basis(x[None])[0].double()
+        for (length, scale), row in zip(MATERN, matern_log_amplitude(basis).double(), strict=True):
+            if length < 0.2:  # needs more waves
+                continue
+            expected = scale**2 * kernels.Matern(length, nu=2.5)(x.numpy())
+            found = (phi * (2 * row).exp()) @ phi.T
+            np.testing.assert_allclose(found, expected, atol={1: 0.01, 2: 0.06}[dx] * scale**2)
+
+
+def test_robust_heads_are_not_learned():
+    found = memory(num_priors=2, num_refined=1, robust=True)
+    x, y, xt, _ = points()
+    solved = found.solve(found.pool(x, y))
+    assert solved.bank.evidence.shape == (B, 2 + len(MATERN) + 1) == (B, found.num_experts)
+    stddev = (found.matern[3].exp() / MATERN_NOISE).numpy()
+    torch.testing.assert_close(
+        solved.bank.log_noise[:, 2:10].exp(), torch.full((B, 8), MATERN_NOISE).double(), rtol=1e-3, atol=0
+    )
+    assert (solved.bank.scale[0, 5].detach().numpy() <= stddev * 1.001).all()
+    found.read(solved, xt).means.sum().backward()
+    assert found.log_amplitude.grad.shape == (1, 2, M) and "matern" not in dict(found.named_parameters())
+    with pytest.raises(ConfigError, match="expected basis 'fourier' for robust priors, got 'mlp'"):
+        RidgeMemory(Basis(1, M, "mlp"), 1, robust=True)
