@@ -4,7 +4,7 @@ BIN = .venv/bin
 # By environment, so that it also holds for what pip installs to build the package.
 PIP = PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test clean
+.PHONY: demo test bench clean
 
 # Everything comes from pyproject.toml at the versions of constraints.txt. PyTorch first, so that nothing pulls another.
 .venv/installed: pyproject.toml constraints.txt
@@ -21,6 +21,9 @@ test: .venv/installed   ## the whole suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+bench: .venv/installed   ## how long the hot paths take, beside the run before; kept in .benchmarks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest benchmarks
 
 clean:
 	rm -rf .venv build *.egg-info

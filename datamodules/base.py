@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from lightning.pytorch import LightningDataModule
@@ -27,11 +28,11 @@ IRRELEVANT = frozenset({"cache_dir", "num_workers", "steps_per_epoch"})  # setti
 
 
 class PlotTask(NamedTuple):
-    """One fixed task for a figure: condition on its context, predict a dense grid of targets.
+    """One fixed task for a figure: condition on its context, predict its targets, a dense grid for curves and images.
 
     Args:
-        batch: a single task, `b` = 1, whose `nt` targets are the grid.
-        kind: what to draw: a curve over one input, or pixels.
+        batch: a single task, `b` = 1.
+        kind: what to draw: a curve over one input, pixels, or observed against predicted values ("parity").
         image_shape: rows and columns of the grid, row-major, for an image.
         truth: the noise-free function on the grid, `[1, nt, dy]`, or None where nobody knows it.
         mean: mean of the exact predictive distribution of the targets, `[1, nt, dy]`, or None.
@@ -39,7 +40,7 @@ class PlotTask(NamedTuple):
     """
 
     batch: TaskBatch
-    kind: Literal["curve", "image"]
+    kind: Literal["curve", "image", "parity"]
     image_shape: tuple[int, int] | None = None
     truth: Float[Tensor, "1 nt dy"] | None = None
     mean: Float[Tensor, "1 nt dy"] | None = None
@@ -49,9 +50,9 @@ class PlotTask(NamedTuple):
 class NPDataModule(LightningDataModule, ABC):
     """A source of tasks: training batches without end, and fixed validation and test sets.
 
-    A subclass gives `make_batch`, `num_batches` and `plot_tasks`, stores each constructor argument under its own
-    name, and inherits the rest. It works without a trainer (as process 0 of 1), so a notebook can call
-    `make_batch("train", 0)` or iterate over the loaders.
+    A subclass gives `make_batch` and `num_batches`, and `plot_tasks` where its tasks are lines or pictures, stores each
+    constructor argument under its own name, and inherits the rest. It works without a trainer (as process 0 of 1), so a
+    notebook can call `make_batch("train", 0)` or iterate over the loaders.
 
     Args:
         dx: input size.
@@ -115,9 +116,18 @@ class NPDataModule(LightningDataModule, ABC):
     def num_batches(self, split: str) -> int:
         """Batches in an evaluation split."""
 
-    @abstractmethod
     def plot_tasks(self, num: int) -> list[PlotTask]:
-        """`num` fixed tasks for figures; fewer where there are no more, none where nothing can be drawn."""
+        """`num` fixed tasks for figures; fewer where there are no more.
+
+        Here those of observed against predicted values, which suit any inputs: validation tasks, spread over all.
+        """
+        tasks = {}
+        for place in np.linspace(0, self.num_batches("val"), num, endpoint=False):
+            batch = self.make_batch("val", int(place))
+            row = int(place % 1 * batch.num_tasks)
+            single = TaskBatch(*(v if v is None else v[row : row + 1] for v in batch))
+            tasks[int(place), row] = PlotTask(single, "parity")
+        return list(tasks.values())
 
     @property
     def eval_names(self) -> tuple[str, ...]:

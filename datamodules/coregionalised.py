@@ -1,5 +1,7 @@
 """Several outputs at once: families of vector-valued functions."""
 
+from functools import reduce
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -81,7 +83,7 @@ class LMC(Kernel):
             shared, own = values.split(dy, 1)
             between = shared[:, :, None] * shared[:, None, :] + torch.diag_embed(own)
             terms.append(kronecker(kernel.covariance(hyper[:, 2 * dy :], x1, x2), between))
-        return torch.stack(terms).sum(0)
+        return reduce(Tensor.add_, terms)
 
 
 def single(kernel: Kernel) -> Kernel:
@@ -95,5 +97,7 @@ def single(kernel: Kernel) -> Kernel:
 
 def kronecker(inputs: Float[Tensor, "b n m"], between: Float[Tensor, "b dy dy"]) -> Float[Tensor, "b r s"]:
     """Covariance over points and outputs, the outputs of a point one after the other: `r` = n dy, `s` = m dy."""
-    blocks = inputs[:, :, None, :, None] * between[:, None, :, None, :]  # [b, n, dy, m, dy]
-    return blocks.flatten(3).flatten(1, 2)
+    dy, m = between.shape[1], inputs.shape[2]
+    # Both are laid out by columns first: the product of whole rows takes half as long as that of rows of dy numbers.
+    columns = inputs.repeat_interleave(dy, 2), between.repeat(1, 1, m)  # [b, n, s] and [b, dy, s]
+    return (columns[0][:, :, None] * columns[1][:, None]).flatten(1, 2)

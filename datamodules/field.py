@@ -235,12 +235,13 @@ class Field(SampledTasks):
     def plot_tasks(self, num: int) -> list[PlotTask]:
         """Validation patches without missing cells, with context sizes spread over their range; all cells are targets.
 
-        None where a patch has several times or is a line, or where the outputs are no picture, which has one or three.
+        Validation tasks where a patch has several times or is a line, where the outputs are no picture, which has one
+        or three, or where each patch misses cells.
         """
         if self.patch[0] > 1 or min(self.patch[1:]) == 1 or self.dy not in (1, 3):
-            return []
+            return super().plot_tasks(num)
         tasks = [self._plot_task(number, nc) for number, nc in enumerate(self.plot_contexts(num))]
-        return [task for task in tasks if task is not None]
+        return [task for task in tasks if task is not None] or super().plot_tasks(num)
 
     def _plot_task(self, number: int, nc: int) -> PlotTask | None:
         rng = generator(self.seed, "plot", index=number)

@@ -167,12 +167,13 @@ class Frame(NPDataModule):
         return self._batch(rng, split, self._eval_numbers(split)[index * self.batch_size :][: self.batch_size])
 
     def plot_tasks(self, num: int) -> list[PlotTask]:
-        """Validation tasks, spread over all of them; the targets are the context and the targets of a draw.
+        """Validation tasks, spread over all of them.
 
-        None where the input is not a single number. The truth is what was observed.
+        Curves where the input is a single number: the targets are the context and the targets of a draw, the truth is
+        what was observed.
         """
         if self.dx > 1:
-            return []
+            return super().plot_tasks(num)
         tasks = []
         for i, number in enumerate(np.linspace(0, self.num_tasks("val") - 1, num).round().astype(int)):
             drawn = self._batch(generator(self.seed, "plot", index=i), "val", number[None])

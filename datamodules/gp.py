@@ -26,7 +26,7 @@ from datamodules.base import PlotTask, progress
 from datamodules.kernels import Kernel
 from datamodules.loader import generator, one_thread
 from datamodules.noise import Noise, as_noise
-from datamodules.oracle import bayes_oracle, factor, gp_predictive, of_outputs, scores
+from datamodules.oracle import bayes_oracle, factor, gp_predictive, of_outputs, scores, times
 from datamodules.sampled import SampledTasks, assemble
 from datamodules.settings import interval
 from npexp.batch import TaskBatch
@@ -163,15 +163,15 @@ class GPData(SampledTasks):
         self.check_index(split, index)
         rng, kernel, b = generator(self.seed, split, index=index), self.kernel_of(split), self.batch_size
         nc, nt, mask = self.draw_sizes(rng)
-        of_context, of_targets = self.ranges_of(split)
-        x = torch.cat([self._inputs(rng, of_context, nc), self._inputs(rng, of_targets, nt)], 1)
+        x = self._inputs(rng, split, nc, nt)
         u = torch.from_numpy(rng.random((b, kernel.num_hyper)))
         z = torch.from_numpy(rng.standard_normal((b, (nc + nt) * self.dy)))
         if mask is not None:
             x, z = x.masked_fill(~mask[..., None], 0.0), z.masked_fill(~of_outputs(mask, self.dy), 0.0)
-        noise = self._noise.stddev(torch.from_numpy(rng.random((b, self._noise.num_hyper))), x.double())
-        chol = factor(kernel, u, x.double(), noise, mask)
-        y = (chol @ z[..., None]).view(b, nc + nt, self.dy)
+        exact_x = x.double()
+        noise = self._noise.stddev(torch.from_numpy(rng.random((b, self._noise.num_hyper))), exact_x)
+        chol = factor(kernel, u, exact_x, noise, mask)
+        y = times(chol, z).view(b, nc + nt, self.dy)
         if not self._noise.gaussian:
             return assemble(x, (y + self._noise.added(rng, tuple(y.shape))).float(), nc, mask)
         y = y.float()
@@ -179,12 +179,12 @@ class GPData(SampledTasks):
         return assemble(x, y, nc, mask, exact.joint.float(), exact.marginal.float())
 
     def plot_tasks(self, num: int) -> list[PlotTask]:
-        """`num` functions on a dense grid, with context sizes spread over their range; none beyond two inputs.
+        """`num` functions on a dense grid, with context sizes spread over their range.
 
-        None with two inputs and two outputs either: these are no picture.
+        Beyond two inputs, or with two inputs and two outputs, which are no picture, validation tasks.
         """
         if self.dx not in PLOT_POINTS or (self.dx == 2 and self.dy == 2):
-            return []
+            return super().plot_tasks(num)
         return [self._plot_task(number, nc) for number, nc in enumerate(self.plot_contexts(num))]
 
     def bayes_oracle(
@@ -215,9 +215,11 @@ class GPData(SampledTasks):
         # All tasks share the scrambles, so their errors may all point the same way: they are added, not averaged out.
         return Ceiling(*estimates, *torch.stack(errors).mean(0).tolist())
 
-    def _inputs(self, rng: np.random.Generator, ends: tuple[float, float], num: int) -> Float[Tensor, "b n dx"]:
+    def _inputs(self, rng: np.random.Generator, split: str, nc: int, nt: int) -> Float[Tensor, "b n dx"]:
         """Uniform inputs, already rounded to what is delivered: the oracle must see the same numbers as a model."""
-        return torch.from_numpy(rng.uniform(*ends, (self.batch_size, num, self.dx)).astype(np.float32))
+        sizes = [(self.batch_size, num, self.dx) for num in (nc, nt)]
+        x = [rng.uniform(*ends, size) for ends, size in zip(self.ranges_of(split), sizes, strict=True)]
+        return torch.from_numpy(np.concatenate(x, 1, dtype=np.float32))
 
     def _plot_task(self, number: int, nc: int) -> PlotTask:
         rng = generator(self.seed, "plot", index=number)

@@ -5,7 +5,8 @@ a random generator (sampling tasks) and a Sobol sequence (integrating over unkno
 
 Covariances come from GPyTorch's kernel classes, called below their lazy wrappers, which would cost more than the
 arithmetic at the sizes of a task. Constraints without a transform let a hyperparameter be set to any batch of values
-exactly; in float64, because stationary covariances of nearby points are too close to singular for float32.
+exactly; in float64, because stationary covariances of nearby points are too close to singular for float32. Distances
+are our own, from differences.
 
 In several dimensions distances are Euclidean (`RBF`, `Matern`), or the covariance is the product over dimensions
 (`Periodic`, `SpectralMixture`).
@@ -14,6 +15,7 @@ In several dimensions distances are Euclidean (`RBF`, `Matern`), or the covarian
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cache, reduce
 
 import torch
 from jaxtyping import Float
@@ -41,6 +43,8 @@ class Kernel(ABC):
         self, u: Float[Tensor, "b k"], x1: Float[Tensor, "#b n dx"], x2: Float[Tensor, "#b m dx"]
     ) -> Float[Tensor, "b r s"]:
         """Covariances between two sets of points, one covariance function per task; `r` = n `num_outputs`, `s` alike.
+
+        The result is a new tensor, which the caller may change in place.
 
         Args:
             u: what each task's hyperparameters are made from, in [0, 1], `k` = `num_hyper`, float64.
@@ -240,7 +244,7 @@ class Sum(Kernel):
         self, u: Float[Tensor, "b k"], x1: Float[Tensor, "#b n dx"], x2: Float[Tensor, "#b m dx"]
     ) -> Float[Tensor, "b r s"]:
         parts = u.split([kernel.num_hyper for kernel in self.kernels], 1)
-        return torch.stack([k.covariance(p, x1, x2) for k, p in zip(self.kernels, parts, strict=True)]).sum(0)
+        return reduce(Tensor.add_, (k.covariance(p, x1, x2) for k, p in zip(self.kernels, parts, strict=True)))
 
 
 class Product(Kernel):
@@ -259,7 +263,7 @@ class Product(Kernel):
         self, u: Float[Tensor, "b k"], x1: Float[Tensor, "#b n dx"], x2: Float[Tensor, "#b m dx"]
     ) -> Float[Tensor, "b r s"]:
         parts = u.split([kernel.num_hyper for kernel in self.kernels], 1)
-        return torch.stack([k.covariance(p, x1, x2) for k, p in zip(self.kernels, parts, strict=True)]).prod(0)
+        return reduce(Tensor.mul_, (k.covariance(p, x1, x2) for k, p in zip(self.kernels, parts, strict=True)))
 
 
 class Mixed(Kernel):
@@ -283,7 +287,7 @@ class Mixed(Kernel):
             rows = (family == number).nonzero()[:, 0]  # the tasks of one family go through its kernel together
             if len(rows):
                 hyper = u[rows, 1 : 1 + kernel.num_hyper]
-                result[rows] = kernel.covariance(hyper, of_tasks(x1, rows), of_tasks(x2, rows))
+                result.index_copy_(0, rows, kernel.covariance(hyper, of_tasks(x1, rows), of_tasks(x2, rows)))
         return result
 
 
@@ -308,9 +312,47 @@ def of_tasks(x: Float[Tensor, "b n dx"], rows: Tensor) -> Float[Tensor, "r n dx"
 
 def draw(u: Float[Tensor, "b k"], ranges: Sequence[Range], log_uniform: bool) -> list[Float[Tensor, "b 1 1"]]:
     """Uniform numbers to hyperparameters, one `[b, 1, 1]` tensor per range."""
-    low, high = u.new_tensor(ranges).T
-    values = low * (high / low) ** u if log_uniform else low + (high - low) * u
-    return [value[:, None, None] for value in values.T]
+    low, step = (v.to(u) for v in ends(tuple(ranges), log_uniform))
+    values = low * step**u if log_uniform else torch.addcmul(low, step, u)
+    return list(values[:, :, None, None].unbind(1))
+
+
+@cache
+def ends(ranges: tuple[tuple[float, float], ...], log_uniform: bool) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
+    """Low ends, and what leads from them to the high ones; made once, as a tensor of Python numbers is slow to make."""
+    low, high = torch.tensor(ranges, dtype=torch.float64).T
+    return low, high / low if log_uniform else high - low
+
+
+def distances(
+    x1: Float[Tensor, "*b n dx"],
+    x2: Float[Tensor, "*b m dx"],
+    diag: bool = False,
+    last_dim_is_batch: bool = False,
+    square_dist: bool = False,
+) -> Float[Tensor, "... n m"]:
+    """Euclidean distances, or their squares: the method `covar_dist` of GPyTorch's kernels, by differences.
+
+    GPyTorch expands the square instead, which loses the distances of near points to rounding and takes several times
+    as long at the sizes of a task.
+
+    Args:
+        x1: points.
+        x2: points.
+        diag: always False, as nobody here asks for a diagonal alone.
+        last_dim_is_batch: a matrix for each dimension, `[..., dx, n, m]`.
+        square_dist: the squares.
+    """
+    if last_dim_is_batch:
+        x1, x2 = x1.mT[..., None], x2.mT[..., None]  # [..., dx, n, 1]
+    apart = x1[..., :, None, 0] - x2[..., None, :, 0]
+    if x1.shape[-1] == 1:
+        return apart.square_() if square_dist else apart.abs_()
+    square = apart.square_()
+    for d in range(1, x1.shape[-1]):  # a sum over an axis as short as this would take ten times as long
+        apart = x1[..., :, None, d] - x2[..., None, :, d]
+        square.addcmul_(apart, apart)
+    return square if square_dist else square.sqrt_()
 
 
 def untransformed() -> Positive:
@@ -319,5 +361,6 @@ def untransformed() -> Positive:
 
 
 def plain(kernel: gpytorch.kernels.Kernel) -> gpytorch.kernels.Kernel:
-    """The kernel in float64 and without gradients, which would cost half as much again."""
+    """The kernel in float64, with our distances and without gradients, which would cost half as much again."""
+    kernel.covar_dist = distances
     return kernel.double().requires_grad_(False)

@@ -6,6 +6,7 @@ it has handed out. Two integers in a checkpoint resume it exactly, in mid-epoch 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from npexp.batch import TaskBatch
 
 
+@lru_cache  # a stream asks for the same one again and again
 def mix(*words: int | str) -> int:
     """Hashes integers and strings to a 32-bit seed.
 
@@ -25,9 +27,19 @@ def mix(*words: int | str) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
+class Key(np.random.bit_generator.ISeedSequence):
+    """The key of a counter-based generator; `Philox(key=...)` takes longer, as it asks the system for entropy first."""
+
+    def __init__(self, *words: int):
+        self.words = words
+
+    def generate_state(self, n_words: int, dtype: type = np.uint32) -> np.ndarray:
+        return np.array(self.words, dtype)
+
+
 def generator(*words: int | str, index: int) -> np.random.Generator:
     """The random stream number `index` of the family named by `words`; a counter-based generator, so no two overlap."""
-    return np.random.Generator(np.random.Philox(key=np.array([mix(*words), index], dtype=np.uint64)))
+    return np.random.Generator(np.random.Philox(Key(mix(*words), index)))
 
 
 @contextmanager

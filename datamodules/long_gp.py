@@ -121,10 +121,10 @@ class LongGP(SampledTasks):
         return assemble(torch.from_numpy(drawn.x), column(y), nc, mask, joint, marginal)
 
     def plot_tasks(self, num: int) -> list[PlotTask]:
-        """`num` functions of one input, with context sizes spread over their range; none with more inputs."""
-        return (
-            [self._plot_task(number, nc) for number, nc in enumerate(self.plot_contexts(num))] if self.dx == 1 else []
-        )
+        """`num` functions of one input, with context sizes spread over their range; validation tasks with more."""
+        if self.dx > 1:
+            return super().plot_tasks(num)
+        return [self._plot_task(number, nc) for number, nc in enumerate(self.plot_contexts(num))]
 
     def _plot_task(self, number: int, nc: int) -> PlotTask:
         rng = generator(self.seed, "plot", index=number)

@@ -72,14 +72,14 @@ class SampledTasks(NPDataModule):
 
     def draw_sizes(self, rng: np.random.Generator) -> tuple[int, int, Bool[Tensor, "b n"] | None]:
         """Context and target slots of a batch, and which of them are real, context first; None where all are."""
-        tasks = self.batch_size if self.ragged else 1
-        num_c = rng.integers(*self.num_context, size=tasks, endpoint=True)
         low, high = self.num_target
-        most = high if self.max_points is None else np.minimum(high, self.max_points - num_c)
-        num_t = rng.integers(low, most, size=tasks, endpoint=True)
-        nc, nt = int(num_c.max()), int(num_t.max())
         if not self.ragged:
-            return nc, nt, None
+            nc = int(rng.integers(*self.num_context, endpoint=True))
+            return nc, int(rng.integers(low, min(high, self.most_points - nc), endpoint=True)), None
+        num_c = rng.integers(*self.num_context, size=self.batch_size, endpoint=True)
+        most = np.minimum(high, self.most_points - num_c)
+        num_t = rng.integers(low, most, size=self.batch_size, endpoint=True)
+        nc, nt = int(num_c.max()), int(num_t.max())
         real = [np.arange(nc) < num_c[:, None], np.arange(nt) < num_t[:, None]]
         return nc, nt, torch.from_numpy(np.concatenate(real, 1))
 
@@ -99,16 +99,9 @@ def assemble(
     """Points as tasks: the first `nc` are the context; padding becomes zero."""
     if mask is not None:
         x, y = x.masked_fill(~mask[..., None], 0.0), y.masked_fill(~mask[..., None], 0.0)
-    return TaskBatch(
-        xc=x[:, :nc].contiguous(),
-        yc=y[:, :nc].contiguous(),
-        xt=x[:, nc:].contiguous(),
-        yt=y[:, nc:].contiguous(),
-        mask_c=None if mask is None else mask[:, :nc].contiguous(),
-        mask_t=None if mask is None else mask[:, nc:].contiguous(),
-        oracle_joint=oracle_joint,
-        oracle_marginal=oracle_marginal,
-    )
+    (xc, xt), (yc, yt) = ([part.contiguous() for part in v.tensor_split([nc], 1)] for v in (x, y))
+    mask_c, mask_t = (None, None) if mask is None else (part.contiguous() for part in mask.tensor_split([nc], 1))
+    return TaskBatch(xc, yc, xt, yt, mask_c, mask_t, oracle_joint, oracle_marginal)
 
 
 def distinct(rng: np.random.Generator, counts: np.ndarray, slots: int, mask: Bool[Tensor, "b n"] | None) -> np.ndarray:

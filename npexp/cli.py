@@ -32,6 +32,7 @@ COMMANDS = {
     "test": Command("measure a trained model on the test tasks; prints a table", "npexp.cli:train"),
     "predict": Command("predict for your own data from a trained model: CSV, Parquet or NPZ", "npexp.commands:predict"),
     "export": Command("write a trained constant-memory model as ONNX files", "npexp.commands:export"),
+    "bench": Command("measure time and memory of models against the size of the context", "npexp.bench.command:bench"),
     "models": Command("list the models, with size and traits", "npexp.commands:models"),
     "mixers": Command("list the token mixers, with cost and traits", "npexp.commands:mixers"),
     "data": Command("list the task families", "npexp.commands:data"),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KINDS = ("number", "date", "category")
+ORIGIN = "1970-01-01T00:00:00+00:00"  # of dates, which are days since then
 MOST_LEVELS = 100  # a text column with more is an identifier, or holds numbers that were spoilt
 LIKE_DATE = r"\s*\d+[-./ ]+(\d+|[A-Za-z]{3,9})[-./, ]+\d{2,4}\b"  # 31.12.2024, 31-Dec-24
 LIKE_NUMBER = r"\s*[-+]?\d[\d. ]*,\d+\s*$"  # 3,14
@@ -197,6 +198,19 @@ class Columns(NamedTuple):
     def _coded(self, x: np.ndarray, which: np.ndarray) -> np.ndarray:
         return np.concatenate([x, np.eye(len(self.y))[which]], 1) if self._codes else x
 
+    def split(self, x: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
+        """Outputs of points `[p, dx]`, `[..., p, dy]`, by their columns in raw units, `[..., p]` or as many as have it.
+
+        Args:
+            x: the inputs; scaling them leaves as they are those that say which output a point is of.
+            values: outputs, means or quantiles.
+        """
+        if self.separate is None:
+            return {name: values[..., i] for i, name in enumerate(self.y)}
+        which = x[:, -self._codes :].argmax(1) if self._codes else np.zeros(len(x), dtype=int)
+        units = zip(self.y, *self.separate, strict=True)
+        return {name: shift + scale * values[..., which == i, 0] for i, (name, shift, scale) in enumerate(units)}
+
     def values(self, predicted: np.ndarray, spread: bool = False) -> np.ndarray:
         """What was predicted at `targets`, `[..., nt, dy]`, as outputs of rows in raw units, `[..., n, k]`.
 
@@ -255,7 +269,7 @@ def days(values: "pd.Series", place: Place, date_format: str | None = None) -> n
             "correct it, give date_format, or name the column among categories"
         )
     _refuse_gaps(found.isna().to_numpy(), values.name, place)
-    return ((found - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)).to_numpy(np.float64)
+    return ((found - pd.Timestamp(ORIGIN)) / pd.Timedelta(days=1)).to_numpy(np.float64)
 
 
 def words(values: "pd.Series", place: Place) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry, sdpa_flop
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
 
 from npexp.models.base import NeuralProcess, State
 from npexp.ops.tree import nbytes
@@ -108,6 +108,9 @@ class Operations(TorchDispatchMode):
     ) -> Any:
         """Runs the function and counts it."""
         kwargs = kwargs or {}
+        if func._can_decompose():  # in inference mode linear maps and attention arrive whole
+            with self:
+                return func.decompose(*args, **kwargs)
         out = func(*args, **kwargs)
         kind, rule = _rule(func)
         if kind == "matrices":
@@ -150,6 +153,10 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, *rest: Any, out_val: Any, **opti
     return sdpa_flop(q.shape, k.shape, v.shape)
 
 
+def _attention_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any, out_val: Any, **options: Any) -> int:
+    return sdpa_backward_flop(grad.shape, q.shape, k.shape, v.shape)
+
+
 aten = torch.ops.aten
 MATRICES: dict[Any, Callable[..., int]] = {
     **flop_registry,
@@ -157,6 +164,7 @@ MATRICES: dict[Any, Callable[..., int]] = {
         (aten.mm, aten.addmm, aten.bmm, aten.baddbmm), _product
     ),  # PyTorch's formulas, several times faster
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     aten._cdist_forward: _distances,
     aten.linalg_cholesky_ex: _cholesky,
     aten.linalg_solve_triangular: _triangular,

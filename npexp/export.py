@@ -7,8 +7,8 @@ Three graphs, with any number of tasks b, points n and targets nt:
     predict.onnx   xt [b, nt, dx], state_0, state_1, ...       -> mean, stddev, both [b, nt, dy]
 
 `manifest.json` beside them says what the tensors are and, where a model knows a domain of inputs only, which: graphs do
-not check it. A stream is encoded by its first chunk and updated by each
-further one; False in the mask marks padding, and n may be 0. The state does not grow:
+not check it. A stream is encoded by its first chunk and updated by each further one; False in the mask marks padding,
+and n may be 0. The state does not grow:
 
     from onnxruntime import InferenceSession
     encode, update, predict = (InferenceSession(f"folder/{name}.onnx") for name in ("encode", "update", "predict"))
@@ -16,6 +16,19 @@ further one; False in the mask marks padding, and n may be 0. The state does not
     state = encode.run(None, {"x": x, "y": y, "mask": mask})
     state = update.run(None, {"x": x, "y": y, "mask": mask} | dict(zip(names, state)))
     mean, stddev = predict.run(None, {"xt": xt} | dict(zip(names, state)))
+
+Where the model was trained on a table, `columns` in the manifest says how its rows become points and back. A task is
+the rows with one value in the column `task`. Inputs are the columns `x` side by side, in raw units, which the graphs
+scale:
+
+    number      as it is
+    date        time since `dates`' "origin", in its "unit"; written as `date_format` says (null: ISO 8601), in UTC
+    category    a 0 or 1 for each of `levels`, in that order
+
+With `relative`, the largest first input among a task's context is then taken off its first inputs, the targets' too.
+Outputs are the columns `y`, in raw units. Unless `separate` is null, each output that was observed is a point of its
+own: its y is (value - separate[0][k]) / separate[1][k] for the k-th of them, and where there are several, its inputs
+end in a 0 or 1 per output; mean and stddev go back by the same numbers.
 """
 
 import copy
@@ -34,6 +47,7 @@ import torch
 from torch import Tensor, nn
 
 from npexp.batch import count
+from npexp.columns import ORIGIN
 from npexp.errors import ConfigError, UnsupportedError
 from npexp.layers.domain import Domain
 from npexp.models.base import NeuralProcess, Points, State
@@ -75,8 +89,8 @@ def export_onnx(predictor: Predictor, folder: str | Path) -> dict[str, Any]:
         folder: must not exist, or be empty.
 
     Returns:
-        The manifest: names, shapes and types of the tensors, what the model is, and the largest difference from
-        PyTorch that was seen, in units of the predicted standard deviation.
+        The manifest: names, shapes and types of the tensors, what the model is, the columns of its table or None, and
+        the largest difference from PyTorch that was seen, in units of the predicted standard deviation.
 
     Raises:
         UnsupportedError: a model that keeps its context or cannot be updated exactly, that decodes block by block, or
@@ -89,7 +103,8 @@ def export_onnx(predictor: Predictor, folder: str | Path) -> dict[str, Any]:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         temporary.mkdir(parents=True)
-        manifest = _write(model, predictor.scaling, temporary)
+        columns = predictor.columns and {**predictor.columns.plain(), "dates": {"origin": ORIGIN, "unit": "days"}}
+        manifest = {**_write(model, predictor.scaling, temporary), "columns": columns}
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
         temporary.rename(folder)
     except OSError as error:

@@ -4,9 +4,8 @@
 """
 
 import csv
-import json
 import math
-import subprocess
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -15,7 +14,9 @@ from typing import NamedTuple
 
 import torch
 
+from npexp import fresh
 from npexp.errors import UnsupportedError
+from npexp.memory import peak_memory, reset_peak_memory
 from npexp.mixers.base import Mixer, Site, Tokens, find_mixer, make_mixer
 from npexp.ops.tree import nbytes
 
@@ -24,6 +25,7 @@ DENSITY = 16  # context points per unit of x, whatever their number: else all wo
 SIZES = (2048, 4096, 8192, 16384, 32768)
 SMALLEST = 128  # size that is tried where fewer than three of the others are affordable
 MAX_SECONDS, MAX_BYTES = 20.0, 6e9
+CPU = torch.device("cpu")
 MEASURED = Path(__file__).parent / "mixers/measured.csv"
 
 
@@ -99,9 +101,8 @@ def slopes(cells: dict[int, Cell]) -> Slopes:
 
 
 def _slope(sizes: Iterable[int], values: Iterable[int | float]) -> float:
-    x, y = (torch.tensor([math.log(v) for v in numbers], dtype=torch.float64) for numbers in (sizes, values))
-    x, y = x - x.mean(), y - y.mean()
-    return round(float((x @ y) / (x @ x)), 2)
+    x, y = (list(map(math.log, numbers)) for numbers in (sizes, values))
+    return round(statistics.linear_regression(x, y).slope, 2)
 
 
 def read_measured(path: Path | None = None) -> Table:
@@ -180,34 +181,20 @@ def measure(name: str, n: int) -> Cell | None:
     """
     if sys.platform != "linux":
         raise UnsupportedError("peaks of memory are read from /proc: measure mixers on Linux")
-    words = [sys.executable, "-m", "npexp.mixer_costs", name, str(n)]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=20 * MAX_SECONDS)
-    except subprocess.TimeoutExpired:
-        return None
-    return Cell(*json.loads(done.stdout)) if done.returncode == 0 else None
+    done = fresh.call("npexp.mixer_costs:_measure_here", name, n, timeout=20 * MAX_SECONDS, threads=1)
+    return Cell(*done.value) if done.status == fresh.OK else None
 
 
 def _measure_here(name: str, n: int) -> Cell:
     """The first pass gives the peak, the fastest of up to five the time: whatever disturbs only makes it longer."""
-    torch.set_num_threads(1)
     run(*layers(name, 64))  # what is loaded on first use
     mixers, ctx = layers(name, n)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is in use
-    before, seconds = _memory("VmHWM"), []
+    reset_peak_memory(CPU)
+    before, seconds = peak_memory(CPU), []
     while len(seconds) < 5 and sum(seconds) < 2.0:
         start = time.perf_counter()
         run(mixers, ctx)
         seconds.append(time.perf_counter() - start)
         if len(seconds) == 1:
-            peak = max(_memory("VmHWM") - before, 1)
+            peak = max(peak_memory(CPU) - before, 1)
     return Cell(min(seconds), peak)
-
-
-def _memory(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
-
-
-if __name__ == "__main__":
-    print(json.dumps(_measure_here(sys.argv[1], int(sys.argv[2]))))

@@ -28,6 +28,9 @@ class NPModule(LightningModule):
         num_samples: draws of the latent, or bootstraps of the context, per training step.
         include_context: trains on context points as targets too, as the CNP and NP families are published.
         decoding: how validation and test predict, e.g. target by target; None as the model does by itself.
+        train_chunk_size: conditions on that many points at a time in training, too, and computes them again in the
+            backward pass: memory does not grow with the context, and a step takes about a third longer. See
+            `NeuralProcess.train_chunk_size`; None as the model does by itself.
         energy_score: whether tests measure it too, which takes 64 draws of every task: slow for autoregressive laws.
         optimizer: makes the optimiser from the parameters.
         lr_scheduler: makes the schedule from the optimiser; stepped once per training step.
@@ -38,7 +41,7 @@ class NPModule(LightningModule):
         columns: what the columns of its table mean, see `npexp.columns.Columns`; None where there is no table.
 
     Raises:
-        ConfigError: an objective for another kind of model.
+        ConfigError: an objective for another kind of model, or chunks in training of a model that cannot.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class NPModule(LightningModule):
         num_samples: int = 4,
         include_context: bool = False,
         decoding: Decoding | None = None,
+        train_chunk_size: int | None = None,
         energy_score: bool = True,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -56,6 +60,8 @@ class NPModule(LightningModule):
         if why := refusal(net, objective):
             raise ConfigError(why)
         at_least("num_samples", num_samples, 1)
+        if train_chunk_size is not None:
+            net.train_chunk_size = train_chunk_size
         # A checkpoint is plain data from which the model can be rebuilt: the command line hands its parsed settings
         # over by itself, `npexp.build` leaves the description of the model on it.
         if net.spec is None:

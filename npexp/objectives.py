@@ -58,15 +58,15 @@ def loglik(net: NeuralProcess, batch: TaskBatch, num_samples: int, include_conte
     A latent-variable model is scored under `num_samples` fresh draws from its prior p(z | C), a biased but consistent
     estimate of log p(yt | C) (Foong et al. 2020, arXiv 2007.01332); a bootstrapping one under as many fresh bootstraps.
     """
-    if isinstance(net, BootstrapNeuralProcess):
-        state = net.bootstrap(batch.xc, batch.yc, batch.mask_c, num_samples)
-    else:
-        state = net.encode(batch.xc, batch.yc, batch.mask_c)
+    context = batch.xc, batch.yc, batch.mask_c
     batch = with_context(batch) if include_context else batch
-    if isinstance(net, LatentNeuralProcess):
+    if isinstance(net, BootstrapNeuralProcess):
+        pred = net.predict(net.bootstrap(*context, num_samples), batch.xt, batch.mask_t)
+    elif isinstance(net, LatentNeuralProcess):
+        state = net.encode(*context)
         pred = net.decode(state, net.distribution(state).rsample((num_samples,)), batch.xt, batch.mask_t)
     else:
-        pred = net.training_law(state, batch.xt, batch.mask_t)
+        pred = net.training_law(*context[:2], batch.xt, batch.mask_c, batch.mask_t)
     score = _per_channel(pred.joint_log_prob(batch.yt, batch.mask_t), batch)
     return Loss(-score, {"loglik_joint": score.detach()})
 
@@ -115,7 +115,7 @@ def bootstrap(net: NeuralProcess, batch: TaskBatch, num_samples: int, include_co
     state = net.bootstrap(batch.xc, batch.yc, batch.mask_c, num_samples)
     batch = with_context(batch) if include_context else batch
     base = _per_channel(net.base(state, batch.xt, batch.mask_t).joint_log_prob(batch.yt, batch.mask_t), batch)
-    pred = net.training_law(state, batch.xt, batch.mask_t)
+    pred = net.predict(state, batch.xt, batch.mask_t)
     per_task = pred.joint_log_prob(batch.yt, batch.mask_t)  # which also refuses outputs that no law allows
     if not net.head.likelihood.joint:
         allowed = pred.law.icdf(torch.full_like(pred.law.mean, 0.5))[0].detach()  # whatever the law's support
@@ -182,8 +182,7 @@ def with_context(batch: TaskBatch) -> TaskBatch:
 def _latents(net: NeuralProcess, batch: TaskBatch, name: str) -> tuple[State, Normal, Normal]:
     _check(net, name)
     state = net.encode(batch.xc, batch.yc, batch.mask_c)
-    everything = net.update(state, batch.xt, batch.yt, batch.mask_t)
-    return state, net.distribution(state), net.distribution(everything)
+    return state, net.distribution(state), net.posterior(state, batch.xt, batch.yt, batch.mask_t)
 
 
 def _check(net: NeuralProcess, name: str) -> None:

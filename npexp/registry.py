@@ -116,7 +116,7 @@ def instantiate(spec: Any, trusted: tuple[str, ...] = ("npexp", "datamodules")) 
             what a trusted module merely imports is not trusted.
 
     Raises:
-        ConfigError: a class from elsewhere, an unknown class, or arguments it does not take.
+        ConfigError: a class from elsewhere or unknown, a module whose import fails, or arguments a class does not take.
     """
     if isinstance(spec, list):
         return [instantiate(item, trusted) for item in spec]
@@ -131,8 +131,10 @@ def instantiate(spec: Any, trusted: tuple[str, ...] = ("npexp", "datamodules")) 
         raise refusal
     try:
         cls = getattr(importlib.import_module(module), name, None)
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"there is no module '{module}': {error}") from error
+    except ImportError as error:
+        if error.name is not None and _within(module, (error.name,)):
+            raise ConfigError(f"there is no module '{module}': {error}") from error
+        raise ConfigError(f"importing '{module}' failed: {error}: install or repair what it imports") from error
     if not inspect.isclass(cls):
         raise ConfigError(f"expected a class, '{path}' is none")
     if not _within(cls.__module__, trusted):

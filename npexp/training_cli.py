@@ -26,8 +26,8 @@ import datamodules
 import npexp.mixers
 import npexp.models
 from datamodules.base import NPDataModule
+from npexp.callbacks.board import Figures
 from npexp.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
-from npexp.callbacks.figures import Figures
 from npexp.callbacks.measurements import Measurements
 from npexp.callbacks.progress import RunProgress
 from npexp.callbacks.results import Overview, TestReport

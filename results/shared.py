@@ -5,6 +5,7 @@ import csv
 import fcntl
 import itertools
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -80,8 +81,11 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def plus_minus(row: dict[str, str], key: str, digits: int = 3) -> str:
-    """A value with its standard error; empty where there is none."""
-    return f"{float(row[key]):.{digits}f} ± {float(row[f'{key}_sem']):.{digits}f}" if row.get(key) else ""
+    """A value with its standard error, where that is known; empty where there is no value."""
+    if not row.get(key):
+        return ""
+    error = float(row[f"{key}_sem"])
+    return f"{float(row[key]):.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
 
 
 def fit(net: NeuralProcess, data: Any, steps: int, lr: float, seed: int = 0) -> NeuralProcess:

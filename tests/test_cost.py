@@ -37,6 +37,27 @@ def test_operations(run, matrices, elements):
     assert (counted.matrices, counted.elements, counted.total) == (matrices, elements, matrices + elements)
 
 
+def test_inference_mode_counts_the_same():
+    def run():
+        h = torch.nn.functional.linear(z(3, 5), z(7, 5), z(7)).view(1, 1, 3, 7)
+        return scaled_dot_product_attention(h, h, h)
+
+    counts = []
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode(), Operations() as counted:
+            run()
+        counts.append((counted.matrices, counted.elements))
+    assert counts[0] == counts[1] == (2 * 3 * 5 * 7 + 2 * 3 * 3 * (7 + 7), 0)
+
+
+def test_gradients_of_attention():
+    """Forward two products; backward their four gradients, and the scores once more."""
+    q, k, v = (torch.ones(2, 4, n, 8, requires_grad=True) for n in (3, 5, 5))
+    with Operations() as counted:
+        scaled_dot_product_attention(q, k, v).backward(torch.ones(2, 4, 3, 8))
+    assert counted.matrices == (2 + 5) * 2 * (2 * 4) * 3 * 5 * 8
+
+
 def test_cnp():
     found = measure(npexp.build("cnp", dx=1, dy=1, dz=4))
     layers = 2 * (2 * 4 + 3 * 4 * 4) + 3 * 4  # four of them, and the ReLUs between

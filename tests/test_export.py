@@ -6,17 +6,20 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from onnxruntime import InferenceSession
 
 import npexp
+from datamodules import Frame
 from npexp import export
 from npexp.cli import main
 from npexp.errors import ConfigError, UnsupportedError
 from npexp.export import export_onnx
 from npexp.scaling import Scaling
 from tests.contracts.checks import tiny
+from tests.datamodules.frames import ROWS, weather
 
 pytestmark = pytest.mark.usefixtures("untyped")  # shape checks would be traced along
 
@@ -63,6 +66,7 @@ def test_a_stream_through_the_files_is_one_encode_in_pytorch(name, tmp_path):
     assert (manifest["dx"], manifest["dy"], manifest["inputs"]) == (2, 2, "float32")
     assert manifest["domain"] == ([[-6.0, -6.0], [6.0, 6.0]] if hasattr(model, "domain") else None)
     assert manifest["model"] == json.loads(json.dumps(model.spec)) and manifest["scaling"] is None
+    assert manifest["columns"] is None
     for name in graphs:  # nothing of the machine they were written on
         assert str(Path(export.__file__).parent).encode() not in (tmp_path / f"new/files/{name}.onnx").read_bytes()
     rng = np.random.default_rng(0)
@@ -116,6 +120,80 @@ np.savez(sys.argv[2], mean=mean, stddev=stddev)
     law = predictor.predict(predictor.condition(x, y), xt)
     np.testing.assert_allclose(found["mean"], law.mean, rtol=1e-5)
     np.testing.assert_allclose(found["stddev"], law.stddev, rtol=1e-4)
+
+
+def points(about, rows, latest, observed):
+    """Points `[1, p, dx]` and `[1, p, dy]` of a task's rows, as `npexp.export` says that the manifest is to be read.
+
+    Args:
+        about: `columns` of a manifest.
+        rows: of a table.
+        latest: what relative first inputs are measured from; None for the latest of these rows.
+        observed: whether outputs are known; else every output is a point.
+    """
+    inputs = []
+    for column in about["x"]:
+        values = rows[column["name"]]
+        if column["kind"] == "number":
+            inputs.append(values.to_numpy(float)[:, None])
+        elif column["kind"] == "date":
+            origin, unit = pd.Timestamp(about["dates"]["origin"]), pd.Timedelta(1, about["dates"]["unit"])
+            since = pd.to_datetime(values, format=about["date_format"], utc=True) - origin
+            inputs.append((since / unit).to_numpy()[:, None])
+        else:
+            inputs.append(np.stack([values == level for level in column["levels"]], 1).astype(float))
+    x = np.concatenate(inputs, 1)
+    y = rows[about["y"]].to_numpy(float) if observed else np.zeros((len(rows), len(about["y"])))
+    if about["relative"]:
+        latest = x[:, 0].max() if latest is None else latest
+        x[:, 0] -= latest
+    if about["separate"] is not None:
+        shift, scale = map(np.array, about["separate"])
+        at, which = np.nonzero(~np.isnan(y))
+        x = np.concatenate([x[at], np.eye(len(shift))[which]], 1)
+        y = ((y[at, which] - shift[which]) / scale[which])[:, None]
+    return x[None], y[None], latest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("outputs", ["joint", "separate"])
+def test_raw_columns_with_nothing_but_the_manifest(tmp_path, outputs):
+    """What `npexp predict` writes for a table comes out of the files: dates, categories, numbers and two outputs."""
+    table = weather().assign(height=np.arange(len(weather())) % 7 * 100.0)
+    settings = {"y": ["t", "p"], "task": "station", "date_format": "%d.%m.%Y %H:%M", "outputs": outputs}
+    settings["x"] = ["sky", "day", "height"] if outputs == "joint" else ["day", "height", "sky"]
+    settings["relative"] = outputs == "separate"
+    table["day"] = table.day.dt.strftime("%d.%m.%Y %H:%M")
+    data = Frame(table, **settings, num_context=(2, 5), num_target=(2, 5), cache_dir=str(tmp_path))
+    torch.manual_seed(0)
+    model = npexp.build("cnp", dx=data.dx, dy=data.dy, dz=16)
+    content = {"state_dict": {f"net.{k}": v for k, v in model.state_dict().items()}, "columns": data.columns}
+    content |= {"hyper_parameters": {"net": model.spec}, "scaling": data.scaling}
+    torch.save(content, tmp_path / "model.ckpt")
+    context, targets = table[: 2 * ROWS].iloc[::2].copy(), table[: 2 * ROWS].iloc[1::2].drop(columns=["t", "p"])
+    if outputs == "separate":
+        context.loc[context.index[:3], "p"] = np.nan
+    for name, part in (("context", context), ("targets", targets)):
+        part.to_csv(tmp_path / f"{name}.csv", index=False)
+    words = [f"--{name}={tmp_path / name}.csv" for name in ("context", "targets")]
+    assert main(["predict", f"--ckpt_path={tmp_path / 'model.ckpt'}", *words, f"--out={tmp_path / 'found.csv'}"]) == 0
+    assert main(["export", f"--ckpt_path={tmp_path / 'model.ckpt'}", f"--out={tmp_path / 'files'}"]) == 0
+
+    graphs, manifest = load(tmp_path / "files")
+    about, found = manifest["columns"], pd.read_csv(tmp_path / "found.csv")
+    context, targets = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("context", "targets"))
+    for name, rows in targets.groupby(about["task"]):
+        x, y, latest = points(about, context[context[about["task"]] == name], None, observed=True)
+        xt, *_ = points(about, rows, latest, observed=False)
+        (mean, stddev), _ = stream(graphs, manifest, [(x, y, np.ones(x.shape[:2], bool))], xt)
+        mean, stddev = (values.reshape(len(rows), len(about["y"])).astype(float) for values in (mean, stddev))
+        if about["separate"] is not None:
+            shift, scale = map(np.array, about["separate"])
+            mean, stddev = shift + scale * mean, scale * stddev
+        expected = found[found[about["task"]] == name]
+        for i, output in enumerate(about["y"]):
+            np.testing.assert_allclose(mean[:, i], expected[f"{output}_mean"], rtol=1e-5, atol=1e-4)
+            np.testing.assert_allclose(stddev[:, i], expected[f"{output}_stddev"], rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import from lower levels and from its own package; those on one line do not know each other.
 LEVELS = [
-    ["npexp.errors"],
+    ["npexp.errors", "npexp.fresh", "npexp.memory"],
     ["npexp.ops", "npexp.batch", "npexp.config", "npexp.columns"],
     ["npexp.layers"],
     ["npexp.mixers", "npexp.likelihoods"],
@@ -23,6 +23,7 @@ LEVELS = [
     ["npexp.botorch"],
     ["npexp.cli_errors", "npexp.facts", "npexp.predict_files", "npexp.export", "npexp.sklearn", "npexp.mixer_table"],
     ["npexp.commands", "npexp.training_cli"],
+    ["npexp.bench"],
     ["npexp.cli"],
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}

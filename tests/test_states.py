@@ -79,14 +79,14 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
     good, bad = tmp_path / "good.pt", tmp_path / "bad.pt"
     p.save(p.condition(X, Y), good)
     data = good.read_bytes()
-    tensor = data.index(p.condition(X, Y).summary.layers[0].out.numpy().tobytes())
+    tensor = data.index(p.condition(X, Y).summary.layers[0].part.out.numpy().tobytes())
     flipped = data[: tensor + 5] + bytes([data[tensor + 5] ^ 1]) + data[tensor + 6 :]  # one bit of one number
     for content in (b"", b"no state", data[:100], data[: len(data) // 2], data[:-1], flipped):
         bad.write_bytes(content)
         with pytest.raises(DataError, match="damaged"):
             p.load(bad)
     whole = torch.load(good, weights_only=True)
-    missing = {k: v for k, v in whole.items() if k != "state.summary.layers.0.lse"}
+    missing = {k: v for k, v in whole.items() if k != "state.summary.layers.0.part.lse"}
     for content, message in (
         ({"state_dict": {}}, "no state"),
         ([1, 2], "no state"),

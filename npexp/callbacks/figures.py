@@ -1,4 +1,4 @@
-"""Figures of predictions: drawing functions for scripts, and the callback that puts them on the board.
+"""Figures of predictions as lines and pictures.
 
 Colours are from the Okabe-Ito palette, which colour-blind readers can tell apart; the exact posterior is dashed, so
 that a figure survives a black-and-white printer.
@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from npexp.batch import TaskBatch
@@ -196,44 +194,3 @@ def _picture(values: Tensor, height: int, width: int) -> Any:
     """The values as `[height, width, 1 or 3]`; any other number of outputs lies side by side in a wide picture."""
     picture = values.detach().cpu().float().reshape(height, width, -1)
     return (picture if picture.shape[2] in (1, 3) else picture.mT.reshape(height, -1, 1)).numpy()
-
-
-class Figures(Callback):
-    """Puts a figure of the same few validation tasks on the board after each validation.
-
-    Args:
-        num_tasks: tasks in the figure; 0 for no figure.
-    """
-
-    def __init__(self, num_tasks: int = 6):
-        self.num_tasks = num_tasks
-        self._tasks: list[Any] | None = None
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws, on the first process only."""
-        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if not (trainer.is_global_zero and boards and self.num_tasks) or trainer.sanity_checking:
-            return
-        if self._tasks is None:
-            self._tasks = trainer.datamodule.plot_tasks(self.num_tasks)
-        for kind, draw in (("curve", curve_figure), ("image", image_figure)):
-            panels = [predict_panel(trainer, pl_module, task) for task in self._tasks if task.kind == kind]
-            if panels:
-                figure = draw(panels)
-                for board in boards:
-                    board.experiment.add_figure(f"predictions/{kind}", figure, trainer.global_step)
-
-
-def predict_panel(trainer: Trainer, pl_module: LightningModule, task: Any) -> Panel:
-    """Predicts one of the datamodule's tasks for figures, in the precision of the run.
-
-    Args:
-        trainer: knows the precision; these batches come from none of its loaders, so it has not converted them.
-        pl_module: the module whose `net` predicts, in eval mode.
-        task: a `datamodules.base.PlotTask`.
-    """
-    batch = TaskBatch(*(v if v is None else v.to(pl_module.device) for v in task.batch))
-    batch = trainer.precision_plugin.convert_input(batch)
-    with torch.no_grad(), trainer.precision_plugin.forward_context():
-        predictive = pl_module.net(batch.xc, batch.yc, batch.xt, batch.mask_c)
-    return Panel(task.batch, predictive.mean, predictive.stddev, task.truth, task.mean, task.stddev, task.image_shape)

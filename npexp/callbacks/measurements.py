@@ -1,9 +1,6 @@
 """Speed, peak memory, gradient norm and learning rate of a training run."""
 
-import re
 import time
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
 from npexp.batch import TaskBatch
+from npexp.memory import peak_memory, reset_peak_memory
 
 
 class Measurements(Callback):
@@ -55,33 +53,12 @@ class Measurements(Callback):
             return
         rate = self._tasks / (time.perf_counter() - self._since)
         pl_module.log("perf/tasks_per_second", rate, sync_dist=True, reduce_fx="sum")
-        peak = peak_memory_mb(pl_module.device)
+        peak = peak_memory(pl_module.device)
         if peak is not None:
-            pl_module.log("perf/peak_memory_mb", peak, sync_dist=True, reduce_fx="max")
+            pl_module.log("perf/peak_memory_mb", peak / 2**20, sync_dist=True, reduce_fx="max")
         self._since = None
 
 
 def logs_now(trainer: Trainer) -> bool:
     """Whether Lightning logs the step that is being taken."""
     return (trainer.global_step + 1) % trainer.log_every_n_steps == 0
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Starts a new measurement of peak memory."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    # Not Linux, or not allowed in a container: the peak then counts from the start of the process.
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory_mb(device: torch.device) -> float | None:
-    """Peak memory in MiB since `reset_peak_memory`, or None where it cannot be known."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    except OSError:
-        return None
-    return int(found[1]) / 1024 if found else None

@@ -69,9 +69,13 @@ class Attention(nn.Module):
             return self.merge(self.part(q, kv, bias).out)
         return self.merge(attend(self.query(q), kv.k, kv.v, kv.mask))
 
-    def part(self, q: Float[Tensor, "b nq dz"], kv: KeyValue, bias: Float[Tensor, "#b h nq n"] | None = None) -> Part:
-        """The read before the output map, with its log-normaliser, so that it can be merged with other keys."""
-        return attend_part(self.query(q), kv.k, kv.v, kv.mask, bias=bias)
+    def part(self, q: Float[Tensor, "#b nq dz"], kv: KeyValue, bias: Float[Tensor, "#b h nq n"] | None = None) -> Part:
+        """The read before the output map, with its log-normaliser, so that it can be merged with other keys.
+
+        Rows that are the same for all tasks come once.
+        """
+        query = self.query(q).expand(kv.k.shape[0], -1, -1, -1)
+        return attend_part(query, kv.k, kv.v, kv.mask, bias=bias)
 
     def merge(self, heads: Float[Tensor, "b h nq dh"]) -> Float[Tensor, "b nq dz"]:
         """Joins the heads and applies the output map."""

@@ -92,11 +92,12 @@ class AttentivePaths(nn.Module):
         """The context of each path: O(n^2)."""
         return self.attentive(x, y, mask), self.pooled(x, y, mask)
 
-    def read(self, summary: tuple[KeyValue, Pool], xt: Float[Tensor, "b nt dx"]) -> Float[Tensor, "b nt e"]:
+    def read(
+        self, summary: tuple[KeyValue, Pool], xt: Float[Tensor, "b nt dx"]
+    ) -> tuple[Float[Tensor, "b nt dz"], Float[Tensor, "b 1 dz"]]:
         """Each target's own view of the context, and the common one: O(n nt)."""
         memory, pool = summary
-        common = self.pooled.summary(pool)[:, None].expand(-1, xt.shape[1], -1)
-        return torch.cat([self.attentive.read(memory, xt), common], -1)
+        return self.attentive.read(memory, xt), self.pooled.summary(pool)[:, None]
 
 
 def _mix(block: PostNormMAB, h: Tensor, mask: Tensor | None) -> Tensor:

@@ -53,18 +53,27 @@ class PointEmbedding(nn.Module):
 
     def context(self, xc: Float[Tensor, "b nc dx"], yc: Float[Tensor, "b nc dy"]) -> Float[Tensor, "b nc dz"]:
         """Tokens of context points."""
-        parts = [self.features(xc), yc] if self.absolute else [yc]
-        if self.flag:
-            parts.append(torch.zeros_like(yc[..., :1]))
-        return self.embed_context(torch.cat(parts, -1))
+        return self.embed_context(self._inputs(xc, yc, 0.0))
 
     def target(self, xt: Float[Tensor, "b nt dx"]) -> Float[Tensor, "b nt dz"]:
         """Tokens of target inputs."""
-        x = self.features(xt)
         if self.embed_target is not None:
-            return self.embed_target(x)
-        y = x.new_zeros(*x.shape[:2], self.dy)
-        parts = [x, y] if self.absolute else [y]
+            return self.embed_target(self.features(xt))
+        return self.embed_context(self._unseen(xt))
+
+    def both(
+        self, xc: Float[Tensor, "b nc dx"], yc: Float[Tensor, "b nc dy"], xt: Float[Tensor, "b nt dx"]
+    ) -> Float[Tensor, "b n dz"]:
+        """Tokens of context points, then those of target inputs; in one pass where they share a network."""
+        if self.embed_target is not None:
+            return torch.cat([self.context(xc, yc), self.target(xt)], 1)
+        return self.embed_context(torch.cat([self._inputs(xc, yc, 0.0), self._unseen(xt)], 1))
+
+    def _inputs(self, x: Tensor, y: Tensor, flag: float) -> Tensor:
+        parts = [self.features(x), y] if self.absolute else [y]
         if self.flag:
-            parts.append(x.new_ones(*x.shape[:2], 1))
-        return self.embed_context(torch.cat(parts, -1))
+            parts.append(y.new_full((*y.shape[:2], 1), flag))
+        return torch.cat(parts, -1)
+
+    def _unseen(self, xt: Tensor) -> Tensor:
+        return self._inputs(xt, xt.new_zeros(*xt.shape[:2], self.dy), 1.0)

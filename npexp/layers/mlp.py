@@ -1,20 +1,46 @@
 """Row-wise networks."""
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from npexp.errors import UnknownNameError, at_least
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
 Activation = Literal["relu", "gelu", "geglu"]
+Features = Tensor | tuple[Tensor, ...]  # the latter a concatenation of parts, each with axes of size 1 where it repeats
+
+
+class Entry(nn.Linear):
+    """A linear map of features that may come in parts: what repeats is mapped once, then broadcast.
+
+    What all targets of a task share, or all draws of a latent variable, need not be copied for each of them.
+    """
+
+    def forward(self, h: Features) -> Tensor:
+        """`[..., dim_in]`, whole or in parts, to `[..., dim_out]`."""
+        if isinstance(h, Tensor):
+            return super().forward(h)
+        weights = self.weight.split([part.shape[-1] for part in h], 1)
+        first, *others = sorted((linear(*pair) for pair in zip(h, weights, strict=True)), key=Tensor.numel)
+        return functools.reduce(torch.add, others, first if self.bias is None else first + self.bias)
+
+
+def whole(h: Features) -> Tensor:
+    """Features in one piece."""
+    if isinstance(h, Tensor):
+        return h
+    shape = torch.broadcast_shapes(*(part.shape[:-1] for part in h))
+    return torch.cat([part.expand(*shape, -1) for part in h], -1)
 
 
 def mlp(dim_in: int, dim_hidden: int, dim_out: int, depth: int, activation: str = "relu") -> nn.Sequential:
-    """A multi-layer perceptron of `depth` linear layers, the hidden ones `dim_hidden` wide.
+    """A multi-layer perceptron of `depth` linear layers, the hidden ones `dim_hidden` wide, of `Features`.
 
     Raises:
         ConfigError: a width or the depth below 1.
@@ -25,7 +51,7 @@ def mlp(dim_in: int, dim_hidden: int, dim_out: int, depth: int, activation: str 
     sizes = [dim_in, *[dim_hidden] * (depth - 1), dim_out]
     layers: list[nn.Module] = []
     for a, b in itertools.pairwise(sizes):
-        layers += [nn.Linear(a, b), ACTIVATIONS[activation]()]
+        layers += [nn.Linear(a, b) if layers else Entry(a, b), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers[:-1])
 
 

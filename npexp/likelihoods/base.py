@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from npexp.errors import ConfigError, ShapeError
-from npexp.layers.mlp import mlp
+from npexp.layers.mlp import Features, mlp
 
 BISECTIONS = 48
 CRPS_NODES = 24
@@ -187,8 +187,8 @@ class Head(nn.Module):
         super().__init__()
         self.likelihood, self.network = likelihood, network
 
-    def forward(self, h: Float[Tensor, "*s b nt dz"], mask_t: Bool[Tensor, "b nt"] | None = None) -> Predictive:
-        """The law at the targets; padded ones are of no consequence for the others.
+    def forward(self, h: Features, mask_t: Bool[Tensor, "b nt"] | None = None) -> Predictive:
+        """The law at the targets, of features `[*s, b, nt, dim_in]`; padded ones are of no consequence for the others.
 
         Numbers are float32 or better from here on, whatever autocast says.
         """

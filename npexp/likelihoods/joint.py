@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from npexp.errors import at_least
 from npexp.layers.attention import Attention, check_heads
-from npexp.layers.mlp import FeedForward, mlp
+from npexp.layers.mlp import Features, FeedForward, mlp, whole
 from npexp.likelihoods.base import Head, Likelihood, Predictive
 from npexp.likelihoods.gaussian import DiagonalGaussian
 from npexp.ops.gaussian import full_precision
@@ -104,8 +104,9 @@ class RelationalHead(Head):
         super().__init__(likelihood, network)
         self.attention, self.projector = attention, projector
 
-    def forward(self, h: Float[Tensor, "*s b nt dz"], mask_t: Bool[Tensor, "b nt"] | None = None) -> JointGaussian:
+    def forward(self, h: Features, mask_t: Bool[Tensor, "b nt"] | None = None) -> JointGaussian:
         """The joint law at the real targets, in float32 or better."""
+        h = whole(h)
         features = torch.cat([self.network(h), self.projector(self.attention(h, mask_t))], -1)
         with full_precision(h):
             return self.likelihood(features.to(torch.promote_types(features.dtype, torch.float32)), mask_t)

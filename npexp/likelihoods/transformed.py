@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.special import ndtr
 
 from npexp.errors import ConfigError, ShapeError
+from npexp.layers.mlp import Features
 from npexp.likelihoods.base import Head, Likelihood, Predictive, check_outputs
 from npexp.likelihoods.bernoulli_gamma import BernoulliGamma
 from npexp.likelihoods.discrete import Bernoulli, Categorical
@@ -229,9 +230,7 @@ class Transformed(Likelihood):
 class TransformedHead(Head):
     """Another head, whose law is transformed."""
 
-    def forward(
-        self, h: Float[Tensor, "*s b nt dz"], mask_t: Bool[Tensor, "b nt"] | None = None
-    ) -> TransformedLaw | Affine:
+    def forward(self, h: Features, mask_t: Bool[Tensor, "b nt"] | None = None) -> TransformedLaw | Affine:
         """The law of y at the targets."""
         return self.likelihood.wrap(self.network(h, mask_t))
 

@@ -63,6 +63,7 @@ class Site(NamedTuple):
 
 State = Any  # a NamedTuple of tensors whose first axis is b
 Carry = Any  # what crosses layers, e.g. latents; None at the first layer
+LATER: Carry = object()  # in place of what crosses layers: more points come, so a summary may be without what follows
 
 
 class Mixer(nn.Module, ABC):
@@ -80,6 +81,8 @@ class Mixer(nn.Module, ABC):
             raw context; "layer" if it does so for one layer; "local" if a point appended at the end of the order
             changes one layer's output only at the last `reach` points; "none" if the summary must be rebuilt.
         removable: whether `retract` undoes `extend`.
+        foldable: whether the summary is made of sums, of `npexp.ops.attention.Part`s and of what follows from these, so
+            that gradients reach the context chunk by chunk.
         causal: whether `read` heeds `Tokens.seen`, so that points can be read in an order.
         translation_equivariant: sees where points are, and only through differences of their inputs, so that a model
             whose tokens carry no x does not depend on the origin.
@@ -90,6 +93,7 @@ class Mixer(nn.Module, ABC):
         dense_limit: settings under which this is dense attention with the weights of `self.attention`, if there are.
         looks: whether gradients reach the context's tokens; False in a layer that goes on from what is carried.
         asks: whether gradients reach a row's token through `read`; False where its place alone decides, or a choice.
+        joins: whether `read` looks at h and x of a row only, so that context and targets can read in one call.
     """
 
     family: str = ""
@@ -100,6 +104,7 @@ class Mixer(nn.Module, ABC):
     needs_order: bool = False
     update: Literal["stack", "layer", "local", "none"] = "none"
     removable: bool = False
+    foldable: bool = False
     causal: bool = False
     translation_equivariant: bool = False
     state: Literal["constant", "grows"] = "constant"
@@ -108,6 +113,7 @@ class Mixer(nn.Module, ABC):
     dense_limit: dict[str, Any] | None = None
     looks: bool = True
     asks: bool = True
+    joins: bool = False
 
     @classmethod
     def describe(cls) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from npexp.layers.attention import Attention
 from npexp.layers.blocks import CrossBlock, SelfBlock
 from npexp.layers.location import Locations
 from npexp.layers.mlp import FeedForward
-from npexp.mixers.base import Carry, Mixer, Site, Tokens, register
+from npexp.mixers.base import LATER, Carry, Mixer, Site, Tokens, register
 from npexp.ops.attention import Part, merge_parts, split_part
 
 ROUNDING = 8  # error of a pool's mass, in units of the precision
@@ -23,17 +23,15 @@ class CMABState(NamedTuple):
     """What one block keeps: pooled values and log-normalisers, and the latents that are read.
 
     Args:
-        out: average of the context's values under each block latent, `[b, h, m, dh]`.
-        lse: log-normaliser of that average, `[b, h, m]`.
+        part: average of the context's values under each block latent, `[b, h, m, dh]`, with its log-normaliser.
         noise: log of the variance that rounding has given to exp(lse), `[b, h, m]`. What was put in and taken out again
             leaves its rounding error behind, however little of the rest there is.
-        z: the latents passed on, `[b, m', dz]`; follows from the pool and from the block before.
+        z: the latents passed on, `[b, m', dz]`; follows from the pool and from the block before. None between chunks.
     """
 
-    out: Tensor
-    lse: Tensor
+    part: Part
     noise: Tensor
-    z: Tensor
+    z: Tensor | None
 
 
 @register("cmab")
@@ -67,6 +65,7 @@ class CMAB(Mixer):
     published = "n m"
     update = "stack"
     removable = True
+    foldable = True
     contexts = ("raw",)
     cost = "nc m + m^2 + nt m"
 
@@ -108,7 +107,7 @@ class CMAB(Mixer):
     def extend(self, state: CMABState, new: Tokens, carry: Carry = None) -> tuple[CMABState, Carry]:
         """Merges the new points' pool into the old one; equal to pooling all at once."""
         part, noise = self._pool(new)
-        whole = merge_parts(Part(state.out, state.lse), part)
+        whole = merge_parts(state.part, part)
         noise = torch.logaddexp(torch.logaddexp(state.noise, noise), rounding(whole.lse, whole.lse.dtype))
         return self._finish(whole, noise, carry)
 
@@ -119,8 +118,8 @@ class CMAB(Mixer):
             PrecisionError: what is left of some latent's pool drowns in the rounding errors of what was there.
         """
         part, noise = self._pool(old)
-        left = split_part(Part(state.out, state.lse), part)
-        noise = torch.logaddexp(torch.logaddexp(state.noise, noise), rounding(state.lse, state.lse.dtype))
+        left = split_part(state.part, part)
+        noise = torch.logaddexp(torch.logaddexp(state.noise, noise), rounding(state.part.lse, state.part.lse.dtype))
         lost = noise > 2 * (left.lse + math.log(TOLERANCE))
         if bool(lost.any()):
             raise PrecisionError(
@@ -137,13 +136,15 @@ class CMAB(Mixer):
 
     def _pool(self, ctx: Tokens) -> tuple[Part, Tensor]:
         """The pool of some points, and its noise."""
-        query = self.norm_pool(self._block_latents()).expand(ctx.h.shape[0], -1, -1)
+        query = self.norm_pool(self._block_latents())[None]
         bias = self.pool_places.bias(ctx.x) if self.located else None
         kv = self.pool.project(ctx.h, ctx.mask)
         part = Part(*(in_full(t) for t in self.pool.part(query, kv, bias)))
         return part, rounding(part.lse, kv.k.dtype)
 
     def _finish(self, part: Part, noise: Tensor, carry: Carry) -> tuple[CMABState, Carry]:
+        if carry is LATER:
+            return CMABState(part, noise, None), LATER
         y = self._block_latents() + self.pool.merge(part.out)
         if self.located:  # softplus: 0 for a latent that has seen nothing, close to the log-normaliser otherwise
             y = y + self.mass(softplus(part.lse).mT.to(y.dtype))
@@ -154,7 +155,7 @@ class CMAB(Mixer):
             z = z + self.read_places.code()
             bias = self.read_places.bias(self.pool_places.x[None])
         z = self.carry_self(self.carry_cross(z, y, bias=bias))
-        return CMABState(part.out, part.lse, noise, z), z
+        return CMABState(part, noise, z), z
 
     def _block_latents(self) -> Tensor:
         return self.block_latents + self.pool_places.code() if self.located else self.block_latents

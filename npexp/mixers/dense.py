@@ -25,6 +25,7 @@ class Dense(Mixer):
     exponent = 2.0
     update = "layer"
     causal = True
+    joins = True
     state = "grows"
     cost = "nc^2 + nc nt"
 

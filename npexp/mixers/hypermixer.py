@@ -35,6 +35,7 @@ class HyperMixer(Mixer):
     published = "n"
     update = "layer"
     removable = True
+    foldable = True
     cost = "(nc + nt) k dz / h"
 
     def __init__(self, site: Site, num_slots: int = 128):

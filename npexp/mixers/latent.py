@@ -32,6 +32,7 @@ class _Latent(Mixer):
 
     family = "latent"
     published = "n m"
+    joins = True
     carried: bool
     tower: int
 
@@ -134,6 +135,7 @@ class Luna(Mixer):
     family = "latent"
     paper = "2106.01540"
     published = "n m"
+    joins = True
     cost = "nc m + nt m"
 
     def __init__(self, site: Site, num_latents: int = 32, init_stddev: float = 1.0):

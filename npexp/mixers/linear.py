@@ -16,6 +16,7 @@ class Additive(Mixer, ABC):
     family = "kernel"
     update = "layer"
     removable = True
+    foldable = True
 
     def extend(self, state: State, new: Tokens, carry: Carry = None) -> tuple[State, Carry]:
         """Adds the new points' sums."""

@@ -28,6 +28,7 @@ class _Pool(Mixer, ABC):
     """
 
     family = "latent"
+    foldable = True
     cost = "nc k + k^2 + nt k"
 
     def __init__(self, site: Site, dim_feedforward: int):
@@ -92,7 +93,7 @@ class PMA(_Pool):
 
     def pool(self, ctx: Tokens, carry: Carry) -> Part | None:
         """The seeds' read of the context, in the first layer."""
-        if carry is not None:
+        if isinstance(carry, Tensor):
             return None
         attention = self.block.attention
         seeds = self.block.norm(self.seeds).expand(ctx.h.shape[0], -1, -1)

@@ -24,6 +24,7 @@ class AdditiveNeuralProcess(NeuralProcess):
     remove_rule = "exact"
     constant_state = True
     additive = True
+    foldable = True
 
     def merge(self, a: State, b: State) -> State:
         """A state that has seen the points of both, which must have no point in common.

@@ -2,15 +2,15 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.distributions import Normal
 
 from npexp.layers.attention import KeyValue
 from npexp.layers.attentive import AttentivePath, PooledPath
 from npexp.layers.deepset import Pool
+from npexp.layers.mlp import Features
 from npexp.likelihoods import Likelihood
-from npexp.models.base import Points
+from npexp.models.base import Points, State, join
 from npexp.models.latent import LatentNeuralProcess, latent_normal
 
 
@@ -68,8 +68,10 @@ class ANP(LatentNeuralProcess):
     def _latent(self, summary: ANPSummary) -> Normal:
         return latent_normal(self.pooled.summary(summary.latent))
 
-    def _decode(self, summary: ANPSummary, z: Tensor, xt: Tensor) -> Tensor:
-        s, nt = z.shape[0], xt.shape[1]
-        r = self.attentive.read(summary.memory, xt)  # [b, nt, dz], whatever z
-        rows = [r.expand(s, -1, -1, -1), z[:, :, None].expand(-1, -1, nt, -1), xt.expand(s, -1, -1, -1)]
-        return torch.cat(rows, -1)
+    def posterior(self, state: State, x: Tensor, y: Tensor, mask: Tensor | None = None) -> Normal:
+        """Of the latent path alone."""
+        everything = join(state.context, self._points(x, y, mask, state))
+        return latent_normal(self.pooled.summary(self.pooled(*everything)))
+
+    def _decode(self, summary: ANPSummary, z: Tensor, xt: Tensor) -> Features:
+        return self.attentive.read(summary.memory, xt), z[:, :, None], xt

@@ -51,5 +51,5 @@ class BANP(BootstrapNeuralProcess):
     def _represent(self, points: Points) -> tuple[KeyValue, Pool]:
         return self.paths(*points)
 
-    def _read(self, summary: tuple[KeyValue, Pool], xt: Tensor) -> Tensor:
+    def _read(self, summary: tuple[KeyValue, Pool], xt: Tensor) -> tuple[Tensor, ...]:
         return self.paths.read(summary, xt)

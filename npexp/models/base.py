@@ -1,6 +1,7 @@
 """What every neural process is: a map from data sets to predictive distributions, in four verbs."""
 
 from abc import ABC, abstractmethod
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from npexp.batch import check_points, count, real
 from npexp.errors import ConfigError, DataError, ShapeError, UnsupportedError, at_least
 from npexp.likelihoods import Autoregressive, Decoding, Gaussian, Likelihood, Predictive, Verbs
+from npexp.models.fold import chunks, fold_and_recompute
 from npexp.ops.tree import tree_map
 
 ADDITIVE = "use a model whose traits say additive, such as rmnp or cnp"
@@ -58,6 +60,8 @@ class NeuralProcess(nn.Module, ABC):
             autoregressive over points or blocks, which turns any model into a joint one; training is not affected.
         chunk_size: without gradients, a model with exact updates conditions on this many points at a time, so that
             memory does not grow with the context.
+        foldable: whether the summary is made of sums, of `npexp.ops.attention.Part`s and of what follows from these,
+            so that models may train on a context chunk by chunk, too.
     """
 
     permutation_invariant: bool = True
@@ -70,6 +74,7 @@ class NeuralProcess(nn.Module, ABC):
     translation_equivariant: bool = False
     constant_state: bool = False
     additive: bool = False
+    foldable: bool = False
     cost: str = ""
     spec: dict[str, Any] | None = None
     decoding: Decoding | None = None
@@ -78,6 +83,29 @@ class NeuralProcess(nn.Module, ABC):
         super().__init__()
         self.dx, self.dy = at_least("dx", dx, 1), at_least("dy", dy, 1)
         self.chunk_size = 4096
+        self._train_chunk_size: int | None = None
+
+    @property
+    def train_chunk_size(self) -> int | None:
+        """With gradients, `encode` keeps nothing but the points and the state of contexts larger than this.
+
+        The backward pass computes them again, so many points at a time: memory does not grow with the context, and a
+        step takes about a third longer. None, the default, keeps everything.
+
+        Raises:
+            ConfigError: a size below 1, or a model that cannot.
+        """
+        return self._train_chunk_size
+
+    @train_chunk_size.setter
+    def train_chunk_size(self, size: int | None) -> None:
+        if size is not None and not self.foldable:
+            raise ConfigError(
+                f"{type(self).__name__} cannot train on a context in chunks as configured here: use cmanp, a gridded "
+                "model, 'tnp' with context 'raw' and mixer linear, hypermixer, performer, rfa, fnet_x, pma or "
+                "token_learner, or one whose traits say additive"
+            )
+        self._train_chunk_size = None if size is None else at_least("train_chunk_size", size, 1)
 
     @property
     def traits(self) -> dict[str, Any]:
@@ -126,11 +154,7 @@ class NeuralProcess(nn.Module, ABC):
         n = count(points.mask, points.x)
         if self.update_rule != "exact":  # a copy, since the caller may overwrite what was given
             return State(self._encode(points), n, Points(*(None if p is None else p.clone() for p in points)))
-        first, *rest = self._chunks(points)
-        summary = self._encode(first)
-        for chunk in rest:
-            summary = self._extend(summary, chunk)
-        return State(summary, n, None)
+        return State(self._fold(points), n, None)
 
     def update(
         self,
@@ -148,7 +172,8 @@ class NeuralProcess(nn.Module, ABC):
         n = state.n + count(points.mask, points.x)
         if self.update_rule == "exact":
             summary = state.summary
-            for chunk in self._chunks(points):
+            # with gradients everything is kept for the backward pass anyway, so chunks would save nothing
+            for chunk in [points] if torch.is_grad_enabled() else chunks(points, self.chunk_size):
                 summary = self._extend(summary, chunk)
             return State(summary, n, None)
         together = join(state.context, points)
@@ -233,9 +258,18 @@ class NeuralProcess(nn.Module, ABC):
         return Autoregressive(self._verbs(), state, self._targets(state, xt, mask_t), mask_t, decoding or Decoding())
 
     def training_law(
-        self, state: State, xt: Float[Tensor, "b nt dx"], mask_t: Bool[Tensor, "b nt"] | None = None
+        self,
+        xc: Float[Tensor, "b nc dx"],
+        yc: Float[Tensor, "b nc dy"],
+        xt: Float[Tensor, "b nt dx"],
+        mask_c: Bool[Tensor, "b nc"] | None = None,
+        mask_t: Bool[Tensor, "b nt"] | None = None,
     ) -> Predictive:
-        """The law whose joint log-likelihood is the objective: the prediction in one step, unless a variant differs."""
+        """The law whose joint log-likelihood is the objective: `forward` without `decoding`, unless a variant differs.
+
+        A variant may spare itself a state that nobody asks for.
+        """
+        state = self.encode(xc, yc, mask_c)
         return self._predict(state, self._targets(state, xt, mask_t), mask_t)
 
     def forward(
@@ -264,16 +298,24 @@ class NeuralProcess(nn.Module, ABC):
     def _extend(self, summary: Any, points: Points) -> Any:
         raise UnsupportedError(f"{type(self).__name__} has no exact update")
 
+    def _pool(self, summary: Any, points: Points) -> Any:
+        """Summary of old points, None where there are none, and new ones, perhaps only as much as `_extend` needs."""
+        return self._encode(points) if summary is None else self._extend(summary, points)
+
     def _retract(self, summary: Any, points: Points) -> Any:
         raise UnsupportedError(f"{type(self).__name__} has no exact removal")
 
-    def _chunks(self, points: Points) -> list[Points]:
-        """Views of the points, `chunk_size` at a time; one empty chunk for an empty set."""
-        n = points.x.shape[1]
-        # with gradients everything is kept for the backward pass anyway, so chunks would save nothing
-        size = max(n, 1) if torch.is_grad_enabled() else self.chunk_size
-        starts = range(0, n, size) if n else [0]
-        return [Points(*(None if p is None else p[:, i : i + size] for p in points)) for i in starts]
+    def _fold(self, points: Points) -> Any:
+        """Summary of a context of any size, see `chunk_size` and `train_chunk_size`."""
+        size = self.train_chunk_size if torch.is_grad_enabled() else self.chunk_size
+        if size is None or points.x.shape[1] <= size:
+            return self._encode(points)
+        if torch.is_grad_enabled():
+            whole, rest = fold_and_recompute(self._pool, points, size, self.parameters())
+        else:
+            *first, rest = chunks(points, size)
+            whole = reduce(self._pool, first, None)
+        return self._extend(whole, rest)
 
     def _targets(self, state: State, xt: Tensor, mask_t: Tensor | None) -> Tensor:
         """xt, checked, with zeros in padded slots."""

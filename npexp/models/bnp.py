@@ -51,6 +51,5 @@ class BNP(BootstrapNeuralProcess):
         xy = torch.cat([points.x, points.y], -1)
         return tuple(encoder.pool(xy, points.mask) for encoder in self.encoders)
 
-    def _read(self, summary: tuple[Pool, ...], xt: Tensor) -> Tensor:
-        pairs = zip(self.encoders, summary, strict=True)
-        return torch.cat([encoder.summary(pool) for encoder, pool in pairs], -1)[:, None]
+    def _read(self, summary: tuple[Pool, ...], xt: Tensor) -> tuple[Tensor, ...]:
+        return tuple(e.summary(pool)[:, None] for e, pool in zip(self.encoders, summary, strict=True))

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from npexp.batch import count, real
 from npexp.errors import at_least
+from npexp.layers.mlp import Entry
 from npexp.likelihoods import Likelihood, Predictive, SetMixture
 from npexp.models.base import NeuralProcess, Points, State
 from npexp.ops.order import canonical_order
@@ -53,8 +54,8 @@ class BootstrapNeuralProcess(NeuralProcess):
     def _use_decoder(self, likelihood: Likelihood | None, dim_r: int, dz: int, depth: int) -> None:
         """Sets the decoder: a linear layer, to which a bootstrap is added, and `depth - 1` more that end in the law."""
         at_least("depth_decoder", depth, 2)
-        self.enter = nn.Linear(dim_r + self.dx, dz)
-        self.inject = nn.Linear(dim_r, dz, bias=False)
+        self.enter = Entry(dim_r + self.dx, dz)
+        self.inject = Entry(dim_r, dz, bias=False)
         self._use_head(likelihood, dz, dz, depth - 1)
         self.joint = True  # a mixture over sets, whatever its components
 
@@ -126,16 +127,15 @@ class BootstrapNeuralProcess(NeuralProcess):
         return self.head(self._hidden(summary, x).relu(), mask)
 
     def _hidden(self, summary: Any, x: Tensor) -> Tensor:
-        r = self._read(summary, x).expand(-1, x.shape[1], -1)
-        return self.enter(torch.cat([r, x], -1))
+        return self.enter((*self._read(summary, x), x))
 
     @abstractmethod
     def _represent(self, points: Points) -> Any:
         """What is kept of a context, a nested tuple of tensors whose first axis is b."""
 
     @abstractmethod
-    def _read(self, summary: Any, xt: Tensor) -> Tensor:
-        """The context as each target sees it, `[b, nt, dim_r]`, or `[b, 1, dim_r]` where all see the same."""
+    def _read(self, summary: Any, xt: Tensor) -> tuple[Tensor, ...]:
+        """The context as each target sees it, in parts: `[b, nt, d]`, or `[b, 1, d]` where all see the same."""
 
 
 def _rows(values: Tensor, index: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Conditional attentive neural process."""
 
-import torch
 from torch import Tensor
 
 from npexp.layers.attention import KeyValue
@@ -51,4 +50,4 @@ class CANP(NeuralProcess):
         return self.paths(*points)
 
     def _predict(self, state: State, xt: Tensor, mask_t: Tensor | None) -> Predictive:
-        return self.head(torch.cat([self.paths.read(state.summary, xt), xt], -1), mask_t)
+        return self.head((*self.paths.read(state.summary, xt), xt), mask_t)

@@ -54,5 +54,4 @@ class CNP(AdditiveNeuralProcess):
 
     def _predict(self, state: State, xt: Tensor, mask_t: Tensor | None) -> Predictive:
         r = torch.cat([encoder.summary(pool) for encoder, pool in zip(self.encoders, state.summary, strict=True)], -1)
-        rows = torch.cat([r[:, None].expand(-1, xt.shape[1], -1), xt], -1)
-        return self.head(rows, mask_t)
+        return self.head((r[:, None], xt), mask_t)

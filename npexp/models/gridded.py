@@ -67,6 +67,7 @@ class GriddedTNP(NeuralProcess):
 
     update_rule = "exact"
     constant_state = True
+    foldable = True
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from npexp.errors import at_least
+from npexp.layers.mlp import Features
 from npexp.likelihoods import SetMixture
 from npexp.models.base import NeuralProcess, State
 
@@ -43,6 +44,16 @@ class LatentNeuralProcess(NeuralProcess):
         """The law of z given what the state has seen, factors `[b, dim_latent]`."""
         return self._latent(state.summary)
 
+    def posterior(
+        self,
+        state: State,
+        x: Float[Tensor, "b n dx"],
+        y: Float[Tensor, "b n dy"],
+        mask: Bool[Tensor, "b n"] | None = None,
+    ) -> Normal:
+        """The law of z once the state has seen these points, too; nothing is computed that z does not depend on."""
+        return self.distribution(self.update(state, x, y, mask))
+
     def decode(
         self,
         state: State,
@@ -62,7 +73,7 @@ class LatentNeuralProcess(NeuralProcess):
         """Law of z given a summary."""
 
     @abstractmethod
-    def _decode(self, summary: Any, z: Tensor, xt: Tensor) -> Tensor:
+    def _decode(self, summary: Any, z: Tensor, xt: Tensor) -> Features:
         """What the head is given, `[s, b, nt, dim_in]`."""
 
 

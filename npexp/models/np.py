@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from npexp.layers.deepset import DeepSet, Pool
+from npexp.layers.mlp import Features
 from npexp.likelihoods import Likelihood
 from npexp.models.additive import AdditiveNeuralProcess
 from npexp.models.base import Points
@@ -66,8 +67,5 @@ class NP(AdditiveNeuralProcess, LatentNeuralProcess):
     def _latent(self, summary: NPSummary) -> Normal:
         return latent_normal(self.latent_encoder.summary(summary.latent))
 
-    def _decode(self, summary: NPSummary, z: Tensor, xt: Tensor) -> Tensor:
-        r = self.deterministic.summary(summary.deterministic)
-        s, nt = z.shape[0], xt.shape[1]
-        rows = torch.cat([r.expand(s, -1, -1), z], -1)[:, :, None].expand(-1, -1, nt, -1)
-        return torch.cat([rows, xt.expand(s, -1, -1, -1)], -1)
+    def _decode(self, summary: NPSummary, z: Tensor, xt: Tensor) -> Features:
+        return self.deterministic.summary(summary.deterministic)[:, None], z[:, :, None], xt

@@ -41,9 +41,11 @@ class SequentialTNP(TransformerNP):
         before: Tensor,
     ) -> Tensor:
         """Sum over targets of log p(y_i | C, the first `before[i]` realised points), `[b]`."""
-        everything = self._realise(summary, realised)
-        queries = Tokens(self.embedding.target(xt), xt, mask_t, summary.n, None, slots(summary) + before)
-        law = self.head(self.stack.read(queries, everything.layers), mask_t)
+        nr, old = realised.x.shape[1], slots(summary)
+        h = self.embedding.both(realised.x, realised.y, xt)
+        after = 1 + torch.arange(nr, device=h.device).expand(h.shape[0], nr)  # a realised target reads itself, too
+        rows = Tokens(h, torch.cat([realised.x, xt], 1), None, summary.n, None, old + torch.cat([after, before], 1))
+        law = self.head(self.stack(rows, nr, realised.mask, summary.layers), mask_t)
         if not self.joint:
             return law.joint_log_prob(yt, mask_t)
         log_prob = law.marginal_log_prob(yt)

@@ -83,9 +83,11 @@ class TNPA(SequentialTNP):
         self.buffer_size = buffer_size if buffer_size is None else at_least("buffer_size", buffer_size, 1)
         self.cost = f"{num_layers} layers of (nc + nt)^2"
 
-    def training_law(self, state: State, xt: Tensor, mask_t: Tensor | None = None) -> Predictive:
+    def training_law(
+        self, xc: Tensor, yc: Tensor, xt: Tensor, mask_c: Tensor | None = None, mask_t: Tensor | None = None
+    ) -> Predictive:
         """The chain rule; with a buffer, its estimate from random fillings."""
-        law = self.chain(state, xt, mask_t)
+        law = self.chain(self.encode(xc, yc, mask_c), xt, mask_t)
         if self.buffer_size is not None and law.verbs.score is not None:
             law.verbs = law.verbs._replace(score=self._score_fillings)
         return law

@@ -9,7 +9,7 @@ from npexp.batch import count
 from npexp.errors import ConfigError
 from npexp.layers.embedding import PointEmbedding
 from npexp.likelihoods import Likelihood, Predictive
-from npexp.mixers.base import Tokens
+from npexp.mixers.base import LATER, Carry, Tokens
 from npexp.mixers.stack import Stack
 from npexp.models.base import NeuralProcess, Points, State
 from npexp.ops.order import canonical_order, curve_key, target_rank
@@ -75,21 +75,41 @@ class TransformerNP(NeuralProcess):
         self.update_rule = "exact" if exact else "recompute"
         self.remove_rule = "exact" if exact and stack.removable else "none"
         self.constant_state = exact and stack.mixer.state == "constant"
+        self.foldable = exact and stack.mixer.foldable
         self.cost = f"{len(stack.blocks)} layers of {stack.mixer.cost}"
         self.permutation_invariant = self.sort or stack.mixer.permutation_invariant
 
-    def _encode(self, points: Points) -> TransformerSummary:
+    def training_law(
+        self, xc: Tensor, yc: Tensor, xt: Tensor, mask_c: Tensor | None = None, mask_t: Tensor | None = None
+    ) -> Predictive:
+        """Context and targets in one pass, where the stack can."""
+        if self.sort or self.stack.causal or not self.stack.joins:
+            return super().training_law(xc, yc, xt, mask_c, mask_t)
+        points = self._points(xc, yc, mask_c)
+        n, nc = count(points.mask, points.x), xc.shape[1]
+        xt = self._targets(State(None, n, None), xt, mask_t)
+        h = self.embedding.both(points.x, points.y, xt)
+        if points.mask is not None:
+            h = torch.cat([torch.where(points.mask[..., None], h[:, :nc], 0.0), h[:, nc:]], 1)
+        rows = Tokens(h, torch.cat([points.x, xt], 1), None, n)
+        return self.head(self.stack(rows, nc, points.mask), mask_t)
+
+    def _encode(self, points: Points, carry: Carry = None) -> TransformerSummary:
         keys = None
         if self.sort:
             order = canonical_order(*points)
             points = Points(*(None if p is None else _take(p, order) for p in points))
             keys = curve_key(points.x) if self.stack.mixer.needs_order else None
         tokens = self._context(points)
-        return TransformerSummary(self.stack.summarise(tokens), tokens.n, keys)
+        return TransformerSummary(self.stack.summarise(tokens, carry), tokens.n, keys)
 
-    def _extend(self, summary: TransformerSummary, points: Points) -> TransformerSummary:
+    def _extend(self, summary: TransformerSummary, points: Points, carry: Carry = None) -> TransformerSummary:
         new = self._context(points, summary)
-        return summary._replace(layers=self.stack.extend(summary.layers, new), n=summary.n + new.n)
+        return summary._replace(layers=self.stack.extend(summary.layers, new, carry), n=summary.n + new.n)
+
+    def _pool(self, summary: TransformerSummary | None, points: Points) -> TransformerSummary:
+        later = LATER if self.foldable else None
+        return self._encode(points, later) if summary is None else self._extend(summary, points, later)
 
     def _retract(self, summary: TransformerSummary, points: Points) -> TransformerSummary:
         old = self._context(points)

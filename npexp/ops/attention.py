@@ -4,12 +4,16 @@ Masks are boolean over the keys, `[b, nk]` for all rows or `[b, nq, nk]` for eac
 set gives 0, never NaN.
 """
 
+import functools
+import itertools
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+TILE = 2**18  # logits at a time: 1 MiB in float32
 
 
 def attend(
@@ -60,21 +64,30 @@ def attend_part(
     scale: float | None = None,
     bias: Float[Tensor, "#b h nq nk"] | None = None,
 ) -> Part:
-    """Softmax attention with its log-normaliser: time and memory O(nq nk), in float32 or better.
+    """Softmax attention with its log-normaliser: time O(nq nk), in float32 or better.
 
-    A bias is added to the scaled logits; where it is -inf there is no attention.
+    A bias is added to the scaled logits; where it is -inf there is no attention. With gradients memory is O(nq nk);
+    without, keys are taken so many at a time that logits stay in the cache of a CPU.
     """
+    size = max(64, TILE // max(q[..., 0].numel(), 1))
+    if not torch.is_grad_enabled() and k.shape[2] > size:
+        wholes = (None if t is None else t.split(size, -1) for t in (mask, bias))
+        masks, biases = (itertools.repeat(None) if t is None else t for t in wholes)
+        tiles = zip(k.split(size, 2), v.split(size, 2), masks, biases, strict=False)
+        return functools.reduce(merge_parts, (attend_part(q, *kv, m, scale, b) for *kv, m, b in tiles))
     dtype = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
-        logits = q.to(dtype) @ k.to(dtype).mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+        logits = (q.to(dtype) * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.to(dtype).mT
         if bias is not None:  # -inf where there is no attention; the rest is for gradients: inf - inf is NaN
             logits = (logits + bias.to(dtype)).masked_fill(bias == -torch.inf, -torch.inf)
         if mask is not None:
             logits = logits.masked_fill(~_per_head(mask), -torch.inf)
-        lse = logits.new_full(logits.shape[:-1], -torch.inf) if logits.shape[-1] == 0 else logits.logsumexp(-1)
-        # exp(-inf - -inf) is NaN: an empty row subtracts 0 instead, and its weights are exp(-inf) = 0
-        weights = (logits - _finite(lse)[..., None]).exp()
-        return Part(weights @ v.to(dtype), lse)
+        top = logits.new_zeros(logits.shape[:-1]) if logits.shape[-1] == 0 else _finite(logits.detach().amax(-1))
+        weights = logits.sub_(top[..., None]).exp_()
+        mass = weights.sum(-1)
+        some = mass > 0
+        mass = torch.where(some, mass, 1.0)  # nothing to attend to: weights are 0, and gradients must be numbers
+        return Part(weights @ v.to(dtype) / mass[..., None], torch.where(some, top + mass.log(), -torch.inf))
 
 
 def merge_parts(a: Part, b: Part) -> Part:
@@ -83,7 +96,8 @@ def merge_parts(a: Part, b: Part) -> Part:
     The rescaling of Feng et al. 2024 (arXiv 2305.14567, section 4) written symmetrically: nothing is exponentiated
     but non-positive numbers, so no logit is too large.
     """
-    lse = torch.logaddexp(a.lse, b.lse)
+    nothing = torch.maximum(a.lse, b.lse) == -torch.inf  # of which logaddexp has no gradient but NaN
+    lse = torch.logaddexp(a.lse.masked_fill(nothing, 0.0), b.lse).masked_fill(nothing, -torch.inf)
     shift = _finite(lse)
     return Part((a.lse - shift).exp()[..., None] * a.out + (b.lse - shift).exp()[..., None] * b.out, lse)
 
@@ -99,6 +113,18 @@ def split_part(whole: Part, gone: Part) -> Part:
     some = share > 0
     left = (whole.out - t.exp()[..., None] * gone.out) / torch.where(some, share, torch.ones_like(share))[..., None]
     return Part(torch.where(some[..., None], left, torch.zeros_like(left)), whole.lse + share.log())
+
+
+def share_part(part: Part, whole: Part) -> Part:
+    """What a part adds to the whole it has been merged into, to first order: shares of all parts add up.
+
+    With the final log-normaliser l held fixed a part brings w o_i to the numerator and w to the denominator,
+    w = exp(l_i - l). Linearised at the whole (o, l), that is w (o_i - o) to the average and w to its log-normaliser, so
+    that the gradient of the whole by any one part needs neither the other parts nor how they were merged.
+    """
+    out, shift = whole.out.detach(), _finite(whole.lse.detach())
+    weight = (part.lse - shift).exp()
+    return Part(weight[..., None] * (part.out - out), weight)
 
 
 def _per_head(mask: Tensor | None) -> Tensor | None:

@@ -27,7 +27,8 @@ sys.path.append(str(Path(__file__).parents[1]))
 from shared import Table, by_command
 
 HERE = Path(__file__).parent
-SCORES = [f"{key}{end}" for key in ("loglik_marginal", "rmse", "crps", "coverage_95") for end in ("", "_sem")]
+METRICS = ("loglik_marginal", "rmse", "crps", "coverage_95", "oracle_gap_marginal")
+SCORES = [f"{key}{end}" for key in METRICS for end in ("", "_sem")]
 COLUMNS = ["data", "test_set", "predictor", "seed", "steps", "parameters", "minutes", "tasks", *SCORES]
 
 

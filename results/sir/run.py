@@ -36,9 +36,9 @@ import npexp
 from datamodules import SIR
 from datamodules.epidemic import CELLS_PER_UNIT
 from npexp.batch import pad_points
-from npexp.callbacks.measurements import peak_memory_mb, reset_peak_memory
 from npexp.config import conf_dir
 from npexp.likelihoods import Categorical
+from npexp.memory import peak_memory, reset_peak_memory
 from npexp.models.base import NeuralProcess
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -167,12 +167,12 @@ def measure(args: argparse.Namespace, side: int, name: str, given: Any) -> dict[
     else:
         score = partial(judge, nearest(*given) if name == "nearest" else share)
     reset_peak_memory(CPU)
-    before, start = peak_memory_mb(CPU), time.process_time()
+    before, start = peak_memory(CPU), time.process_time()
     found = [score(batch) for batch in batches]
     num = sum(batch.num_tasks for batch in batches)
     row = {"tasks": num, "loglik": statistics.mean(found), "seconds_per_task": (time.process_time() - start) / num}
     row["loglik_sem"] = statistics.stdev(found) / len(found) ** 0.5 if len(found) > 1 else float("nan")
-    return row | {"peak_memory_mb": peak_memory_mb(CPU) - before}
+    return row | {"peak_memory_mb": (peak_memory(CPU) - before) / 2**20}
 
 
 def measured(*given: Any) -> dict[str, float]:

@@ -295,6 +295,18 @@ def padding_is_inert_in_training(model: NeuralProcess) -> None:
             assert loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in model.parameters()), name
 
 
+def training_law_is_the_prediction(model: NeuralProcess) -> None:
+    """What is trained is what is used, however context and targets are computed; decoding comes after training."""
+    if model.decoding is not None:
+        return
+    t = tasks()
+    keep_c, keep_t = (torch.arange(n) < torch.tensor([n, 2, 0])[:, None] for n in (7, 5))
+    for batch in (t, t._replace(mask_c=keep_c, mask_t=keep_t), t._replace(xc=t.xc[:, :0], yc=t.yc[:, :0])):
+        given = batch.xc, batch.yc, batch.xt, batch.mask_c, batch.mask_t
+        a, b = (law.joint_log_prob(batch.yt, batch.mask_t) for law in (model.training_law(*given), model(*given)))
+        torch.testing.assert_close(a, b, **CLOSE)
+
+
 def train_is_eval(model: NeuralProcess) -> None:
     """Training mode changes no likelihood."""
     t = tasks()
@@ -350,6 +362,7 @@ ALWAYS = [
     every_parameter_learns,
     padding_is_inert_in_training,
     train_is_eval,
+    training_law_is_the_prediction,
     joint_as_claimed,
     state_size_as_claimed,
     low_precision_state,

@@ -52,7 +52,7 @@ def test_config_yields_checked_batches(path, tmp_path):
         real = split not in ("train", *getattr(dm, "simulator", dm).eval_names)  # nobody knows the law of reality
         assert (batch.oracle_joint is not None) == (dm.traits["oracle"] and not evaluated_only and not real)
     assert all(task.batch.check().num_tasks == 1 for task in dm.plot_tasks(2))
-    assert len(dm.plot_tasks(2)) == (0 if dm.dx == 3 else 2)  # functions of three inputs are not drawn
+    assert len(dm.plot_tasks(2)) == 2
     assert isinstance(dm.traits["description"], str)
 
 

@@ -3,13 +3,14 @@
 import pickle
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules import RBF, DigitsData, GPData, Matern, Mixed
-from datamodules.loader import mix
+from datamodules.loader import generator, mix
 from npexp.errors import ConfigError
 
 SMALL = {"batch_size": 2, "steps_per_epoch": 4, "num_val_batches": 3, "num_test_batches": 2}
@@ -36,6 +37,13 @@ def identical(first, second):
 def test_mix_tells_words_apart():
     seeds = {mix(*words) for words in [(1, 2), (2, 1), (1,), (1, "train"), (1, "val"), (2**32 + 1,), (1 + 2**40,)]}
     assert len(seeds) == 7 and all(0 <= seed < 2**32 for seed in seeds)
+
+
+@pytest.mark.parametrize("index", [0, 7, 2**40])
+def test_generator_is_philox_with_the_words_and_number_as_key(index):
+    twin = np.random.Philox(key=np.array([mix(3, "train"), index], dtype=np.uint64))
+    rng = generator(3, "train", index=index)
+    assert (rng.random(9) == np.random.Generator(twin).random(9)).all()
 
 
 def test_batches_are_pure(make):

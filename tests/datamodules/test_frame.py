@@ -224,8 +224,13 @@ def test_one_long_series_is_divided_by_time(make):
     assert len({float(task.batch.yt.sum()) for task in dm.plot_tasks(6)}) > 3  # draws of their own of the one task
 
 
-def test_figures_are_of_one_input(make):
-    assert len(make().plot_tasks(3)) == 3 and make(x=["day", "sky"]).plot_tasks(3) == []
+def test_several_inputs_are_drawn_as_observed_against_predicted(make):
+    dm = make(x=["day", "sky"])
+    tasks = dm.plot_tasks(3)
+    assert {task.kind for task in tasks} == {"parity"} and {task.kind for task in make().plot_tasks(3)} == {"curve"}
+    assert len({temperatures(dm, task.batch.check())[0].tobytes() for task in tasks}) == 3
+    all_of_them = make(x=["day", "sky"], num_draws=2, max_eval_tasks=2, num_target=(4, 5)).plot_tasks(9)
+    assert len({task.batch.yt.numpy().tobytes() for task in all_of_them}) == len(all_of_them) == 4
 
 
 def test_repeated_inputs_are_ordinary(make):

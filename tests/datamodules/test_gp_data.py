@@ -45,6 +45,27 @@ def test_target_range_and_input_size():
     assert batch.xc.min() >= -1 and batch.xc.max() <= 0 and batch.xt.min() >= 1 and batch.xt.max() <= 4
 
 
+@pytest.mark.parametrize(
+    ("settings", "nc", "nt", "values"),
+    [
+        ({}, [42] * 3, [6] * 3, [1.628124475, 0.122865714, -0.735084355, -0.070871837, 16.96961594, 2.886010885]),
+        (
+            {"ragged": True, "max_points": None},
+            [42, 37, 8],
+            [29, 34, 35],
+            [1.542722821, 0.153936967, -1.574863911, -0.339353412, 80.12545776, 2.750295401],
+        ),
+    ],
+    ids=["plain", "ragged"],
+)
+def test_tasks_are_those_of_committed_results(settings, nc, nt, values):
+    """As made when the results were: whoever changes the stream of tasks raises `FORMAT` and makes them anew."""
+    batch = GPData(RBF(), **settings).make_batch("test", 7)
+    assert batch.num_context[:3].tolist() == nc and batch.num_target[:3].tolist() == nt
+    first = [v[1].flatten()[0].item() for v in (batch.xc, batch.yc, batch.xt, batch.yt, *batch[-2:])]
+    np.testing.assert_allclose(first, values, rtol=1e-5)
+
+
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("noise", [0.0, 0.1])
 def test_oracle_is_that_of_the_delivered_numbers(ragged, noise):
@@ -148,8 +169,12 @@ def test_plot_tasks(dx):
         assert (batch.yt - task.truth).std() == pytest.approx(0.05, rel=0.2)
 
 
-def test_nothing_to_plot_beyond_two_inputs():
-    assert GPData(FIXED, dx=3).plot_tasks(2) == []
+def test_beyond_two_inputs_validation_tasks_are_drawn():
+    dm = GPData(FIXED, dx=3)
+    first, second = dm.plot_tasks(2)
+    assert first.kind == second.kind == "parity"
+    batch = dm.make_batch("val", dm.num_batches("val") // 2)
+    assert torch.equal(second.batch.check().yt, batch.yt[:1]) and torch.equal(second.batch.xc, batch.xc[:1])
 
 
 @pytest.mark.parametrize(

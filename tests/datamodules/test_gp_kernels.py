@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from datamodules import RBF, FarFact, Matern, Mixed, Periodic, Product, SpectralMixture, Sum, WeaklyPeriodic
+from datamodules.kernels import distances
 from npexp.errors import ConfigError
 
 LOW, HIGH = (0.3, 0.9), (0.5, 2.0)
@@ -78,7 +79,19 @@ def test_closed_form(name, dx):
         result = kernel.covariance(torch.tensor(u), torch.tensor(a), torch.tensor(b))
         assert result.dtype == torch.float64 and not result.requires_grad
         expected = np.stack([closed_form(kernel, *task) for task in zip(u, a, b, strict=True)])
-        np.testing.assert_allclose(result.numpy(), expected, atol=1e-6)
+        np.testing.assert_allclose(result.numpy(), expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("dx", [1, 2, 3])
+def test_distances_of_near_points_are_exact(dx):
+    x1 = torch.linspace(-2, 2, 5 * dx, dtype=torch.float64).view(1, 5, dx)
+    x2 = x1 + 1e-9 * torch.arange(1, 5 * dx + 1).view(1, 5, dx)
+    delta = x1.numpy()[:, :, None] - x2.numpy()[:, None]
+    for square, power in ((False, 1), (True, 2)):
+        each = distances(x1, x2, last_dim_is_batch=True, square_dist=square)
+        np.testing.assert_allclose(each, abs(np.moveaxis(delta, -1, 1)) ** power, rtol=1e-12)
+        expected = np.sqrt((delta**2).sum(-1)) ** power
+        np.testing.assert_allclose(distances(x1, x2, square_dist=square), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

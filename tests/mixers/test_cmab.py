@@ -13,6 +13,7 @@ import npexp
 from npexp.errors import PrecisionError
 from npexp.mixers.base import Site, Tokens, make_mixer
 from npexp.mixers.cmab import TOLERANCE
+from npexp.ops.tree import tensors
 from tests.contracts.checks import tiny
 
 SMALL = {"dz": 16, "num_layers": 2, "num_heads": 2, "dim_feedforward": 16, "num_latents": 8, "num_block_latents": 8}
@@ -36,16 +37,16 @@ def test_retract_is_a_softmax_over_what_is_left(gone):
     k, v, _ = mixer.pool.project(h[:, gone:])
     q = mixer.pool.to_q(mixer.norm_pool(mixer.block_latents)).unflatten(-1, (2, 8)).transpose(0, 1)  # [h, m, dh]
     logits = q @ k.mT / math.sqrt(8)
-    torch.testing.assert_close(left.lse, logits.logsumexp(-1), rtol=0, atol=1e-12)
-    torch.testing.assert_close(left.out, logits.softmax(-1) @ v, rtol=0, atol=1e-12)
+    torch.testing.assert_close(left.part.lse, logits.logsumexp(-1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(left.part.out, logits.softmax(-1) @ v, rtol=0, atol=1e-12)
 
 
 def test_pools_are_float64_only_where_nothing_is_learnt():
     mixer, h = unit().float(), torch.randn(3, 5, 16)
-    assert {t.dtype for t in mixer.summarise(tokens(h))[0]} == {torch.float32}
+    assert {t.dtype for t in tensors(mixer.summarise(tokens(h))[0])} == {torch.float32}
     with torch.no_grad():
         state = mixer.summarise(tokens(h))[0]
-    assert state.out.dtype == state.lse.dtype == torch.float64 and state.z.dtype == torch.float32
+    assert {t.dtype for t in state.part} == {torch.float64} and state.z.dtype == torch.float32
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -68,8 +69,8 @@ def test_what_is_not_refused_is_right(dtype):
                 refused.append(distance)
                 continue
         assert not refused
-        torch.testing.assert_close(left.lse, expected.lse, rtol=0, atol=TOLERANCE)
-        torch.testing.assert_close(left.out, expected.out, rtol=0, atol=3 * TOLERANCE)
+        torch.testing.assert_close(left.part.lse, expected.part.lse, rtol=0, atol=TOLERANCE)
+        torch.testing.assert_close(left.part.out, expected.part.out, rtol=0, atol=3 * TOLERANCE)
     assert refused and refused[0] > {torch.float32: 0.1, torch.float64: 0.3}[dtype]
 
 

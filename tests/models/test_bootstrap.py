@@ -83,7 +83,7 @@ def test_resampling_against_a_naive_twin(name, represented):
                 model._read(model._represent(Points(torch.tensor(x)[None], torch.tensor(v)[None], None)), xt[[task]])
                 for v in (y, outputs)
             )
-            hidden = model.enter(torch.cat([real.expand(-1, 5, -1), xt[[task]]], -1)) + model.inject(boot)
+            hidden = model.enter((*real, xt[[task]])) + model.inject(boot)
             law = model.head(hidden.relu())
             torch.testing.assert_close(components.mean[k, [task]], law.mean)
             torch.testing.assert_close(components.stddev[k, [task]], law.stddev)

@@ -75,13 +75,13 @@ def test_training_with_a_buffer_shows_random_prefixes():
 
     def loss(yt):
         torch.manual_seed(0)
-        return model.training_law(state, t.xt).joint_log_prob(yt)
+        return model.training_law(t.xc, t.yc, t.xt).joint_log_prob(yt)
 
     torch.manual_seed(1)
-    other = model.training_law(state, t.xt).joint_log_prob(t.yt)
+    other = model.training_law(t.xc, t.yc, t.xt).joint_log_prob(t.yt)
     assert torch.equal(loss(t.yt), loss(t.yt)) and not torch.equal(loss(t.yt), other)
     torch.manual_seed(0)
-    drawn = [model.training_law(state, t.xt).joint_log_prob(t.yt) for _ in range(400)]
+    drawn = [model.training_law(t.xc, t.yc, t.xt).joint_log_prob(t.yt) for _ in range(400)]
     alone = model._predict(state, t.xt, None).joint_log_prob(t.yt)
     share = torch.stack([(d - alone).abs() < 1e-9 for d in drawn]).double().mean()  # all five alone: 1 (first) * 1/2^4
     assert abs(share - 1 / 16) < 4 * (1 / 16 / 400) ** 0.5

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from npexp.ops.attention import Part, attend, attend_naive, attend_part, merge_parts
+from npexp.ops.attention import Part, attend, attend_naive, attend_part, merge_parts, share_part
 
 
 def inputs(b=3, h=2, nq=5, nk=63, dh=8, dtype=torch.float64):
@@ -69,6 +69,37 @@ def test_merging_is_differentiable_with_empty_parts():
     for a, b in zip(*(torch.autograd.grad(o.square().sum(), (q, k, v)) for o in (merged.out, whole)), strict=True):
         assert a.isfinite().all()
         torch.testing.assert_close(a, b)
+
+
+def test_merging_nothing_with_nothing_has_gradients():
+    q, k, v, _ = inputs()
+    none = Part(torch.zeros_like(q), torch.full(q.shape[:3], -torch.inf, dtype=q.dtype))
+    some = attend_part(q, k, v)
+    for other in (none, some):
+        parts = [Part(*(t.detach().clone().requires_grad_() for t in part)) for part in (none, other)]
+        merged = merge_parts(*parts)
+        assert torch.equal(merged.lse, other.lse)
+        score = merged.out.square().sum() + torch.nn.functional.softplus(merged.lse).sum()
+        for t in torch.autograd.grad(score, [t for part in parts for t in part]):
+            assert t.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [1, 20, 63])
+def test_shares_of_parts_have_the_gradients_of_the_whole(size):
+    """Of the average and of its log-normaliser, by one chunk after the other."""
+    q, k, v, mask = inputs()
+    whole = attend_part(q, k, v, mask)
+    seen = whole.lse.isfinite()
+    by = Part(torch.randn_like(whole.out), torch.where(seen, torch.randn_like(whole.lse), 0))
+    expected = torch.autograd.grad([whole.out, whole.lse], (q, k, v), by, retain_graph=True)
+    found = [torch.zeros_like(t) for t in (q, k, v)]
+    for i in range(0, 63, size):
+        s = slice(i, i + size)
+        share = share_part(attend_part(q, k[:, :, s], v[:, :, s], mask[:, s]), whole)
+        for total, new in zip(found, torch.autograd.grad(share, (q, k, v), by, retain_graph=True), strict=True):
+            total += new
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
 
 
 def test_parts_are_float32_in_half_precision():

@@ -1,0 +1,51 @@
+"""Writes wheel.md from wheel.csv and speed.csv.
+
+python results/bandits/table.py
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
+from shared import markdown, read
+
+HERE = Path(__file__).parent
+TO = HERE / "wheel.md"
+RUN = ("agent", "rule", "train", "steps", "lr", "seed", "parameters", "game", "games")  # with these, a row of the table
+
+
+def text() -> str:
+    """Agents in rows and radii in columns; models in rows and lengths of the history in columns."""
+    rows = read(HERE / "wheel.csv")
+    found = {(*(row[key] for key in RUN), float(row["delta"])): row for row in rows}
+    deltas = sorted({float(row["delta"]) for row in rows})
+    scores = []
+    for run in dict.fromkeys(tuple(row[key] for key in RUN) for row in rows):
+        agent, rule, train, steps, lr, seed, parameters, game, games = run
+        training = f"{int(steps):,} steps at {lr}, {train} wheels, seed {seed}" if train else ""
+        weights = f"{int(parameters):,}" if parameters else ""
+        cells = [regret(found.get((*run, delta), {})) for delta in deltas]
+        scores.append([f"`{agent}`", rule, training, weights, f"{games} {game}", *cells])
+    heads = ["agent", "rule", "training", "weights", "games", *(f"delta = {delta:g}" for delta in deltas)]
+    times = read(HERE / "speed.csv")
+    speed = {(row["model"], row["update"], int(row["history"])): float(row["steps_per_second"]) for row in times}
+    histories = sorted({history for *_, history in speed})
+    steps = markdown(
+        ["model", "update", *(f"after {history:,} steps" for history in histories)],
+        [
+            [f"`{model}`", update]
+            + [f"{speed[model, update, n]:,.0f}" if (model, update, n) in speed else "" for n in histories]
+            for model, update in dict.fromkeys((row["model"], row["update"]) for row in times)
+        ],
+    )
+    regrets = "# Regret in per cent of the uniform agent's, ± the standard deviation over games"
+    return f"{regrets}\n\n{markdown(heads, scores)}\n# Steps of one game per second of processor time\n\n{steps}"
+
+
+def regret(row: dict[str, str]) -> str:
+    """A cell; empty where there is no row."""
+    return f"{float(row['regret_percent']):.2f} ± {float(row['spread']):.2f}" if row else ""
+
+
+if __name__ == "__main__":
+    TO.write_text(text())
