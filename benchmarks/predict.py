@@ -10,7 +10,7 @@ path for encoders where it says "as shipped", and go without where it does not: 
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,26 +133,22 @@ def growth(name: str, who: str) -> int | None:
     return peak_memory(cpu) - before
 
 
-@torch.inference_mode()
-def measure(name: str, rounds: int | None) -> list[dict[str, Any]]:
+def measure(name: str, rounds: int | None) -> Iterator[dict[str, Any]]:
     """A row for each who can do it."""
     case = CASES[name]
-    calls = case.calls(case.nc)
-    taken = take_turns(calls, rounds or case.rounds)
+    with torch.inference_mode():
+        calls = case.calls(case.nc)
+        taken = take_turns(calls, rounds or case.rounds)
     os.environ["PYTHONPATH"] = str(ROOT)  # of the processes whose memory is measured
-    rows = []
     for who in calls:
         grown = fresh.call("benchmarks.predict:growth", name, who, timeout=600, threads=1)
-        rows.append(
-            {
-                "case": name,
-                "who": who,
-                "ms": Spread.of(taken[who]).times(1e3),
-                "ours / it": ratio(taken["ours"], taken[who]),
-                "MiB": grown.why if grown.value is None else grown.value / 2**20,
-            }
-        )
-    return rows
+        yield {
+            "case": name,
+            "who": who,
+            "ms": Spread.of(taken[who]).times(1e3),
+            "ours / it": ratio(taken["ours"], taken[who]),
+            "MiB": grown.why if grown.value is None else grown.value / 2**20,
+        }
 
 
 def main() -> None:
@@ -162,7 +158,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="two or more; by default as many as a case needs")
     parser.add_argument("--json", type=Path)
     words = parser.parse_args()
-    report([row for name in words.cases for row in measure(name, words.rounds)], words.json)
+    report((row for name in words.cases for row in measure(name, words.rounds)), words.json)
 
 
 if __name__ == "__main__":

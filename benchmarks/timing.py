@@ -1,14 +1,17 @@
 """Times taken in turns: what the machine does meanwhile then spoils all of them alike, and ratios hold."""
 
 import json
+import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+
+from npexp.runs import revision
 
 
 class Spread(NamedTuple):
@@ -73,15 +76,20 @@ class Product:
         torch.mm(self.a, self.b, out=self.out)
 
 
-def report(rows: Sequence[Mapping[str, Any]], to: Path | None, **facts: Any) -> None:
-    """Prints rows as a table, and writes them with the machine's facts to a JSON file."""
-    print(f"| {' | '.join(rows[0])} |\n{'| --- ' * len(rows[0])}|")
-    for row in rows:
-        print(f"| {' | '.join(_words(v) for v in row.values())} |")
+def report(rows: Iterable[Mapping[str, Any]], to: Path | None) -> None:
+    """Prints rows as a table, each as soon as it is there, and keeps them with the machine's facts in a JSON file."""
     if to is not None:
-        machine = {"torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}
-        facts = {"command": " ".join(sys.argv), "threads": torch.get_num_threads(), **machine, **facts}
-        to.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
+        to.touch()  # better to fail now than after the first measurement
+    facts = {"command": shlex.join(sys.argv), "revision": revision(), "threads": torch.get_num_threads()}
+    facts |= {"torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}
+    kept: list[Mapping[str, Any]] = []
+    for row in rows:
+        if not kept:
+            print(f"| {' | '.join(row)} |\n{'| --- ' * len(row)}|")
+        print(f"| {' | '.join(_words(v) for v in row.values())} |", flush=True)
+        kept.append(row)
+        if to is not None:
+            to.write_text(json.dumps({**facts, "rows": kept}, indent=1) + "\n")
 
 
 def _words(value: Any) -> str:

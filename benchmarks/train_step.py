@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="steps per turn")
     parser.add_argument("--json", type=Path)
     words = parser.parse_args()
-    report([measure(name, words.rounds, words.steps) for name in words.models], words.json)
+    report((measure(name, words.rounds, words.steps) for name in words.models), words.json)
 
 
 if __name__ == "__main__":

@@ -47,15 +47,16 @@ def call(
     words = [sys.executable, "-m", "npexp.fresh", json.dumps([target, args, memory])]
     env = os.environ if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout, env=env)
+        done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=timeout, env=env)
     except subprocess.TimeoutExpired:
         return Outcome(NO_TIME, None, f"more than {timeout:g} s")
-    if done.returncode == 0:
+    if done.returncode == 0 and done.stdout:
         return Outcome(*json.loads(done.stdout.splitlines()[-1]))
     if done.returncode == KILLED:
         return Outcome(NO_MEMORY, None, "ended by the system")
     said = done.stderr.strip().splitlines()
-    return Outcome(FAILED, None, said[-1] if said else f"ended with status {done.returncode}")
+    why = said[-1] if said else f"ended with status {done.returncode}"
+    return Outcome(NO_MEMORY if EXHAUSTED.search(why) else FAILED, None, why)  # C++ ends a process with its last word
 
 
 def _answer(target: str, args: list[Any], memory: int | None) -> Outcome:

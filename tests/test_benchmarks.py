@@ -1,5 +1,6 @@
 """The instruments in benchmarks/: that they count, compare and run; not how fast anything is."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks import predict
 from benchmarks.predict import CASES, tnpa_sample
-from benchmarks.timing import Spread, ratio, take_turns
+from benchmarks.timing import Spread, ratio, report, take_turns
 from benchmarks.train_step import linear_flops, measure
+from npexp import fresh
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,6 +27,33 @@ def test_everyone_has_as_many_turns():
 
 def test_ratios_are_of_rounds():
     assert ratio([1.0, 2.0, 9.0], [2.0, 4.0, 3.0]) == Spread(0.5, 0.5, 1.75)
+
+
+def test_rows_are_kept_as_they_come(tmp_path, capsys):
+    """An interrupted run has those that were measured."""
+
+    def rows():
+        yield {"model": "a", "ms": Spread(1.0, 0.5, 2.0)}
+        yield {"model": "b", "ms": Spread(3.0, 3.0, 3.0)}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        report(rows(), tmp_path / "a.json")
+    expected = ["| model | ms |", "| --- | --- |", "| a | 1 (0.5 to 2) |", "| b | 3 (3 to 3) |"]
+    assert capsys.readouterr().out.splitlines() == expected
+    kept = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert kept == [{"model": "a", "ms": [1, 0.5, 2]}, {"model": "b", "ms": [3, 3, 3]}]
+
+
+def test_a_prediction_is_measured(monkeypatch):
+    """A row for each who answers, with what its process says of memory, figures or words."""
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setitem(CASES, "small", CASES["cmanp-update-32768"]._replace(nc=20, rounds=2))
+    said = {"ours": fresh.Outcome(fresh.OK, 3 * 2**20, ""), "twin": fresh.Outcome(fresh.NO_TIME, None, "late")}
+    monkeypatch.setattr(fresh, "call", lambda target, case, who, **options: said[who])
+    rows = list(predict.measure("small", None))
+    assert [(row["who"], row["MiB"]) for row in rows] == [("ours", 3.0), ("twin", "late")]
+    assert rows[0]["ours / it"] == Spread(1.0, 1.0, 1.0) and all(row["ms"].median > 0 for row in rows)
 
 
 def test_operations_of_linear_maps():

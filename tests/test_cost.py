@@ -62,8 +62,8 @@ def test_cnp():
     found = measure(npexp.build("cnp", dx=1, dy=1, dz=4))
     layers = 2 * (2 * 4 + 3 * 4 * 4) + 3 * 4  # four of them, and the ReLUs between
     assert found.flops_update == layers + 4 + 4  # the sum over one point, added to the old one
-    assert found.flops_predict == 4 + 2 * (2 * 4 * 4) + 4  # the mean, and what it goes through
-    assert found.flops_target == 2 * (5 * 4 + 4 * 4 + 4 * 2) + 2 * 4 + 3  # softplus, times and plus
+    assert found.flops_predict == 4 + 2 * (2 * 4 * 4) + 4 + (2 * 4 * 4 + 4)  # the mean, what it goes through, its bias
+    assert found.flops_target == 2 * (1 * 4 + 4 * 4 + 4 * 2) + 4 + 2 * 4 + 3  # the mean, ReLUs; softplus, times, plus
     assert found.state_bytes == 4 * 4 + 8 + 8  # sums, their number, and the number of points
 
 

@@ -19,6 +19,8 @@ def test_what_goes_wrong_is_a_result():
     assert (late.status, late.why) == (NO_TIME, "more than 0.5 s")
     gone = call("os:_exit", 3, timeout=60)
     assert (gone.status, gone.why) == (FAILED, "ended with status 3")
+    silent = call("os:_exit", 0, timeout=60)
+    assert (silent.status, silent.why) == (FAILED, "ended with status 0")
     missing = call("no_such_module:f", timeout=60)
     assert (missing.status, missing.why) == (FAILED, "ModuleNotFoundError: No module named 'no_such_module'")
 
@@ -29,6 +31,8 @@ def test_memory_runs_out():
     assert fine == Outcome(OK, 10, "")
     full = call("operator:mul", "a", 2**29, timeout=60, memory=2**28)
     assert (full.status, full.why) == (NO_MEMORY, "MemoryError:")
+    last = call("sys:exit", "  what():  std::bad_alloc", timeout=60)  # as C++ ends a process
+    assert (last.status, last.why) == (NO_MEMORY, "what():  std::bad_alloc")
     assert call("signal:raise_signal", 9, timeout=60) == Outcome(NO_MEMORY, None, "ended by the system")
 
 

@@ -31,12 +31,14 @@ def bench(words: Sequence[str]) -> int:
     """
     args = _parser().read(words)
     if args.compare:
+        if len(words) > 3:
+            raise ConfigError("--compare takes two files and no other option: leave the others out")
         from npexp.bench.compare import compare
 
         return compare(*(Record.read(path) for path in args.compare))
     plan = _plan(args)
-    if args.plot is not None and Path(args.plot).suffix not in (".png", ".pdf", ".svg"):
-        raise ConfigError(f"expected --plot to be a .png, .pdf or .svg file, got {args.plot}")
+    if args.plot is not None:
+        _check_plot(Path(args.plot))
     settings = {name: getattr(args, name) for name in SETTINGS}
     record = Record.open(args.json, {"settings": settings, **_origin(words)})
     stopped = False
@@ -56,25 +58,31 @@ def bench(words: Sequence[str]) -> int:
 
 
 def run(plan: Sequence[Key], record: Record) -> None:
-    """Measures what the record lacks of a plan, and adds it."""
+    """Measures what the record lacks of a plan, and adds it.
+
+    Raises:
+        ConfigError: the device cannot do it, or the record is of another machine.
+    """
+    missing = [key for key in plan if key not in record.cells]
+    if not missing:
+        return
     settings = record.facts["settings"]
     device, dtype, threads = (settings[name] for name in ("device", "dtype", "threads"))
-    if "machine" not in record.facts:
-        rates = fresh.call("npexp.bench.machine:rates", device, dtype, timeout=RATES_TIMEOUT, threads=threads)
-        if rates.status != fresh.OK:
-            raise ConfigError(f"cannot compute in {dtype} on {device}: {rates.why}")
-        record.facts["machine"] = rates.value
+    rates = fresh.call("npexp.bench.machine:rates", device, dtype, timeout=RATES_TIMEOUT, threads=threads)
+    if rates.status != fresh.OK:
+        raise ConfigError(f"cannot compute in {dtype} on {device}: {rates.why}")
+    before, now = record.facts.setdefault("machine", rates.value)["device"], rates.value["device"]
+    if before != now:
+        raise ConfigError(f"{record.path} was measured on {before}, this is {now}: give another --json FILE")
     memory = _memory(settings)
-    for key in plan:
-        if key in record.cells:
-            continue
+    for i, key in enumerate(missing, 1):
         if reason := _hopeless(key, record):
             done = fresh.Outcome(SKIPPED, None, reason)
         else:
             cell, timeout = _cell(key, settings), settings["timeout"]
             done = fresh.call("npexp.bench.cell:measure", cell, timeout=timeout, memory=memory, threads=threads)
         record.add(key, {"status": done.status, "why": done.why, **(done.value or {})})
-        print(tables.line(key, record), file=sys.stderr)
+        print(f"[{i}/{len(missing)}] {tables.line(key, record)}", file=sys.stderr)
 
 
 def _memory(settings: dict[str, Any]) -> int | None:
@@ -122,6 +130,11 @@ def _plan(args: argparse.Namespace) -> list[Key]:
             raise ConfigError(f"--memory-limit is for --device cpu, got {args.device}: leave it out")
     models = check(args.models or ([] if args.mixers else DEFAULT_MODELS), args.mixers or [])
     return [Key(mode, n, model) for n in sizes for mode in modes for model in models]
+
+
+def _check_plot(path: Path) -> None:
+    if path.suffix not in (".png", ".pdf", ".svg") or not path.absolute().parent.is_dir():
+        raise ConfigError(f"expected --plot to be a .png, .pdf or .svg file in a folder that exists, got {path}")
 
 
 def _split(option: str, words: str, read: Callable[[str], Any]) -> list[Any]:
@@ -177,5 +190,5 @@ def _parser() -> Parser:
     add("--memory-limit", type=float, metavar="GB", help="of a cell on a CPU, beyond PyTorch itself; Linux only")
     add("--json", metavar="FILE", help="keep every cell here; a second time, only what is missing is measured")
     add("--plot", metavar="FILE", help="draw time and memory against the size: .png, .pdf or .svg")
-    add("--compare", nargs=2, metavar=("OLD", "NEW"), help="compare two such files; exit status 1 if NEW is slower")
+    add("--compare", nargs=2, metavar=("OLD", "NEW"), help="compare two such files; status 1 if NEW is worse")
     return parser

@@ -38,7 +38,7 @@ class Record:
         """The record in a file.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: there is none, or not a whole one.
         """
         try:
             facts = json.loads(Path(path).read_text())
@@ -46,6 +46,7 @@ class Record:
             for cell in facts["cells"]:
                 record.cells[Key(*(cell.pop(name) for name in Key._fields))] = cell
             _ = record.clock, *(record.facts[name] for name in ("machine", "versions", "revision"))
+            _ = [len(record.seconds(key)) for key, cell in record.cells.items() if cell["status"] == "ok"]
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ConfigError(f"expected {path} to be a file that npexp bench --json wrote ({error!r})") from error
         return record
@@ -57,11 +58,12 @@ class Record:
         Raises:
             ConfigError: a file of other settings, or one that cannot be written.
         """
-        if path is None or not Path(path).exists():
-            if path is not None and not Path(path).absolute().parent.is_dir():
-                raise ConfigError(f"cannot write {path}: there is no such folder; make it first")
-            return cls(facts, None if path is None else Path(path))
+        if path is None:
+            return cls(facts)
+        if not Path(path).exists():
+            return cls(facts, _writable(Path(path)))
         record = cls.read(path)
+        _writable(record.path)
         old, new = ({**f["settings"], **f["versions"], "revision": f["revision"]} for f in (record.facts, facts))
         if other := differences(old, new):
             raise ConfigError(f"{path} was measured otherwise ({other}): give another --json FILE")
@@ -81,7 +83,7 @@ class Record:
         if self.path is not None:
             rows = [json.dumps({**key._asdict(), **cell}) for key, cell in self.cells.items()]
             head = json.dumps(self.facts, indent=2)[:-2]
-            temporary = self.path.with_name(self.path.name + ".tmp")
+            temporary = _temporary(self.path)
             temporary.write_text(head + ',\n  "cells": [\n    ' + ",\n    ".join(rows) + "\n  ]\n}\n")
             temporary.replace(self.path)
 
@@ -105,6 +107,20 @@ class Record:
                     found.setdefault((key.mode, key.model), {})[key.context] = value
         for (mode, model), values in found.items():
             yield mode, model, dict(sorted(values.items()))
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(path.name + ".tmp")
+
+
+def _writable(path: Path) -> Path:
+    """The path, once a file was made beside it: better to fail now than after the first measurement."""
+    try:
+        _temporary(path).touch()
+        _temporary(path).unlink()
+    except OSError as error:
+        raise ConfigError(f"cannot write {path} ({error.strerror}): give --json another place") from error
+    return path
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> str:

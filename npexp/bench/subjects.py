@@ -29,10 +29,14 @@ def check(models: Sequence[str], mixers: Sequence[str]) -> list[str]:
 
     Raises:
         UnknownNameError: no such model, experiment, run or mixer.
+        ConfigError: a folder without a checkpoint.
     """
+    known = [*names("model"), *config_names("experiment")]
     for name in models:
-        if name not in [*names("model"), *config_names("experiment")] and not Path(name).exists():
-            raise UnknownNameError("model", name, [*names("model"), *config_names("experiment")])
+        if name not in known:
+            if not Path(name).exists():
+                raise UnknownNameError("model", name, known)
+            checkpoint_at(name)
     if mixers:
         from npexp.mixers.base import find_mixer
 

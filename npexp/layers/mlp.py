@@ -28,7 +28,7 @@ class Entry(nn.Linear):
             return super().forward(h)
         weights = self.weight.split([part.shape[-1] for part in h], 1)
         first, *others = sorted((linear(*pair) for pair in zip(h, weights, strict=True)), key=Tensor.numel)
-        return functools.reduce(torch.add, others, first if self.bias is None else first + self.bias)
+        return functools.reduce(torch.add, others, first if self.bias is None else first + self.bias.to(first))
 
 
 def whole(h: Features) -> Tensor:

@@ -93,7 +93,8 @@ class Mixer(nn.Module, ABC):
         dense_limit: settings under which this is dense attention with the weights of `self.attention`, if there are.
         looks: whether gradients reach the context's tokens; False in a layer that goes on from what is carried.
         asks: whether gradients reach a row's token through `read`; False where its place alone decides, or a choice.
-        joins: whether `read` looks at h and x of a row only, so that context and targets can read in one call.
+        joins: whether `read` and the feed-forward look at h and x of a row only, and add nothing to the loss that
+            depends on which rows come together, so that context and targets can pass a layer in one call.
     """
 
     family: str = ""

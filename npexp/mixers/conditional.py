@@ -37,6 +37,7 @@ class _MixtureOfExperts(_Conditional):
         balance: weight of the load-balance loss, in nats per target.
     """
 
+    joins = False  # the loads of context and of targets are two, and each is to be even
     top_k: int
     every = 1  # how many layers have experts: all, or every second one from the first on
     gated = False  # experts with a gated linear unit, whatever the stack's activation

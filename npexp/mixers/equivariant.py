@@ -80,6 +80,7 @@ class _Pseudo(Mixer):
     paper = "2406.12409"
     published = "n m"
     tower: bool
+    joins = True
     translation_equivariant = True
 
     def __init__(

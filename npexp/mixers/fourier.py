@@ -37,6 +37,7 @@ class FNetX(Additive):
     """
 
     asks = False
+    joins = True
     translation_equivariant = True
     paper = "2105.03824"
     published = "n log n"

@@ -36,6 +36,7 @@ class HyperMixer(Mixer):
     update = "layer"
     removable = True
     foldable = True
+    joins = True
     cost = "(nc + nt) k dz / h"
 
     def __init__(self, site: Site, num_slots: int = 128):

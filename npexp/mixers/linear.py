@@ -49,6 +49,7 @@ class KernelMixer(Additive, ABC):
         floor: smallest denominator that is believed, per point.
     """
 
+    joins = True
     floor: float = 1e-6
 
     def __init__(self, site: Site):

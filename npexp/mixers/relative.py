@@ -15,6 +15,7 @@ class RelativeMixer(Mixer, ABC):
     published = "n^2"
     exponent = 2.0
     update = "layer"
+    joins = True
     state = "grows"
     translation_equivariant = True
     cost = "nc^2 + nc nt"

@@ -83,7 +83,7 @@ class TransformerNP(NeuralProcess):
         self, xc: Tensor, yc: Tensor, xt: Tensor, mask_c: Tensor | None = None, mask_t: Tensor | None = None
     ) -> Predictive:
         """Context and targets in one pass, where the stack can."""
-        if self.sort or self.stack.causal or not self.stack.joins:
+        if self.sort or self.stack.causal or self.train_chunk_size is not None or not self.stack.joins:
             return super().training_law(xc, yc, xt, mask_c, mask_t)
         points = self._points(xc, yc, mask_c)
         n, nc = count(points.mask, points.x), xc.shape[1]

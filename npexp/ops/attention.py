@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-TILE = 2**18  # logits at a time: 1 MiB in float32
+TILE = 2**18  # logits at a time on a CPU: 1 MiB in float32
+WIDE = 64 * TILE  # elsewhere, where starting many small operations would take longer than they do
 
 
 def attend(
@@ -67,9 +68,9 @@ def attend_part(
     """Softmax attention with its log-normaliser: time O(nq nk), in float32 or better.
 
     A bias is added to the scaled logits; where it is -inf there is no attention. With gradients memory is O(nq nk);
-    without, keys are taken so many at a time that logits stay in the cache of a CPU.
+    without, keys are taken so many at a time that logits stay in the cache of a CPU, or are few for a GPU.
     """
-    size = max(64, TILE // max(q[..., 0].numel(), 1))
+    size = max(64, (TILE if q.is_cpu else WIDE) // max(q[..., 0].numel(), 1))
     if not torch.is_grad_enabled() and k.shape[2] > size:
         wholes = (None if t is None else t.split(size, -1) for t in (mask, bias))
         masks, biases = (itertools.repeat(None) if t is None else t for t in wholes)
@@ -85,7 +86,7 @@ def attend_part(
         top = logits.new_zeros(logits.shape[:-1]) if logits.shape[-1] == 0 else _finite(logits.detach().amax(-1))
         weights = logits.sub_(top[..., None]).exp_()
         mass = weights.sum(-1)
-        some = mass > 0
+        some = mass != 0
         mass = torch.where(some, mass, 1.0)  # nothing to attend to: weights are 0, and gradients must be numbers
         return Part(weights @ v.to(dtype) / mass[..., None], torch.where(some, top + mass.log(), -torch.inf))
 

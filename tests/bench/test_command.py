@@ -29,8 +29,12 @@ from tests.bench.records import MACHINE, ok
         (["--dtype", "float16"], "invalid choice: 'float16'"),
         (["--device", "cuda", "--memory-limit", "1"], "--memory-limit is for --device cpu"),
         (["--device", "tpu"], "expected --device to be cpu, cuda or cuda:1, got 'tpu'"),
+        (["--models", "tests"], "tests has no checkpoint best.ckpt"),
         (["--plot", "a.txt"], "expected --plot to be a .png"),
+        (["--plot", "nowhere/a.png"], "in a folder that exists, got nowhere/a.png"),
+        (["--json", "nowhere/a.json"], "cannot write nowhere/a.json (No such file or directory)"),
         (["--contxt-sizes", "3"], "did you mean '--context-sizes'"),
+        (["--compare", "no.json", "no.json", "--threads", "2"], "--compare takes two files and no other option"),
         (["--compare", "no.json", "no.json"], "expected no.json to be a file that npexp bench --json wrote"),
     ],
 )
@@ -94,15 +98,19 @@ def test_failures_are_results(fake, capsys):
     assert "DataError: [b] no" in capsys.readouterr().out
 
 
-def test_interrupted_and_gone_on_with(fake, capsys):
+def test_interrupted_and_gone_on_with(fake, capsys, monkeypatch):
     done, fails = fake
     words = ["bench", "--models", "tnp", "cnp", "--modes", "encode", "--context-sizes", "128,512", "--json", "a.json"]
     fails["encode", 512, "tnp"] = KeyboardInterrupt
     assert main(words) == 130
     captured = capsys.readouterr()
     assert "the same command goes on from here" in captured.err and "encode" in captured.out
-    assert len(Record.read("a.json").cells) == 2
+    assert len(Record.read("a.json").cells) == 2 and "[2/4] encode 128 cnp: 128 ms, 128 MiB" in captured.err
     fails.clear(), done.clear()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setitem(MACHINE, "device", "slide rule")
+        assert main(words) == 2 and not done
+    assert "a.json was measured on abacus, this is slide rule: give another" in capsys.readouterr().err
     assert main(words) == 0
     assert [(n, name) for _, n, name, *_ in done] == [(512, "tnp"), (512, "cnp")]
     assert len(Record.read("a.json").cells) == 4

@@ -1,6 +1,8 @@
 """Records: kept cell by cell, read again, and refused where they were made otherwise."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -34,9 +36,21 @@ def test_only_the_same_settings_go_on(tmp_path):
         Record.open(path, facts(dtype="float64"))
     with pytest.raises(ConfigError, match="revision abc, not abd"):
         Record.open(path, {**facts(), "revision": "abd"})
-    with pytest.raises(ConfigError, match="no such folder"):
-        Record.open(tmp_path / "b/a.json", facts())
     assert not Record.open(None, facts()).cells and not Record.open(tmp_path / "b.json", facts()).cells
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_measured(tmp_path):
+    for path in (tmp_path / "b/a.json", Path(os.devnull) / "a.json"):
+        with pytest.raises(ConfigError, match=r"cannot write .*a\.json \(No.* directory\): give --json another place"):
+            Record.open(path, facts())
+    Record.open(tmp_path / "a.json", facts())
+    assert not list(tmp_path.iterdir())  # nothing is left of the attempt
+
+
+def test_a_cell_without_its_times_is_refused(tmp_path):
+    record({("encode", 1, "cnp"): {"status": "ok", "why": ""}}, tmp_path / "a.json")
+    with pytest.raises(ConfigError, match="to be a file that npexp bench --json wrote"):
+        Record.read(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"cells": [{"mode": "encode"}]}', '{"cells": [], "settings": {}}'])

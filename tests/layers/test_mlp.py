@@ -21,6 +21,13 @@ def test_parts_are_a_concatenation(bias):
         torch.testing.assert_close(a, b)
 
 
+def test_parts_are_as_wide_as_the_whole_under_autocast():
+    entry, parts = Entry(5, 3), (torch.randn(4, 1, 2), torch.randn(4, 6, 3))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert entry(parts).dtype == entry(whole(parts)).dtype == torch.bfloat16
+        torch.testing.assert_close(entry(parts), entry(whole(parts)), rtol=0.03, atol=0.03)
+
+
 def test_a_network_takes_parts():
     network, parts = mlp(5, 8, 2, 3), (torch.randn(4, 1, 2), torch.randn(4, 6, 3))
     torch.testing.assert_close(network(parts), network(whole(parts)))

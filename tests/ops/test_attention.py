@@ -1,9 +1,12 @@
 """Attention against its naive twin, and parts against the whole."""
 
+import math
+
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from npexp.ops import attention
 from npexp.ops.attention import Part, attend, attend_naive, attend_part, merge_parts, share_part
 
 
@@ -57,6 +60,91 @@ def test_merged_chunks_equal_the_whole(size, logit_scale):
         part = merge_parts(part, attend_part(q, k[:, :, s] * logit_scale, v[:, :, s], mask[:, s]))
     torch.testing.assert_close(part.out, whole.out, rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(part.lse, whole.lse, rtol=1e-12, atol=1e-12)
+
+
+def spelled(q, k, v, mask, bias):
+    """Average and log-normaliser in PyTorch's own words; bias and mask of every pair."""
+    logits = torch.where(mask, q @ k.mT / q.shape[-1] ** 0.5 + bias, -torch.inf)
+    return torch.where(mask, logits.softmax(-1), 0) @ v, logits.logsumexp(-1)
+
+
+def pairs(nq, nk):
+    """Which pairs there are, some rows without any, and a bias that excludes others."""
+    g = torch.Generator().manual_seed(1)
+    mask = torch.rand(3, nq, nk, generator=g) < 0.7
+    mask[:, 1] = False
+    bias = 3 * torch.randn(3, 2, nq, nk, generator=g, dtype=torch.float64)
+    bias[:, :, 2, nk // 2 :] = bias[:, 1, 3] = -torch.inf
+    return mask, bias
+
+
+def test_parts_are_a_softmax_with_gradients_where_rows_are_empty():
+    q, k, v, _ = inputs()
+    mask, bias = pairs(5, 63)
+    seen = mask[:, None] & (bias > -torch.inf)
+    bias.requires_grad_()
+    found = attend_part(q, k, v, mask, bias=bias)
+    expected = spelled(q, k, v, seen, bias)
+    there = seen.any(-1)
+    assert not there.all() and (found.lse[~there] == -torch.inf).all() and (found.out[~there] == 0).all()
+    torch.testing.assert_close(found.out[there], expected[0][there])
+    torch.testing.assert_close(found.lse, expected[1])
+    # of rows in which there is something; a NaN of the others would show, too
+    by = [torch.randn_like(t[there]) for t in found]
+    gradients = []
+    for out, lse in (found, (expected[0].nan_to_num(), expected[1])):
+        gradients.append(torch.autograd.grad([out[there], lse[there]], (q, k, v, bias), by, retain_graph=True))
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, torch.where(b.isnan(), 0, b))
+    everything = torch.autograd.grad([*found], (q, k, v, bias), [torch.ones_like(t) for t in found])
+    assert all(t.isfinite().all() for t in everything)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_huge_logits_have_parts(dtype):
+    """exp of any of them would overflow; of two that are the same the average is in the middle."""
+    q, k = torch.full((1, 1, 1, 4), 100.0, dtype=dtype), torch.tensor([100.0, 100, -100], dtype=dtype)
+    v = torch.tensor([1.0, 3, 100], dtype=dtype)[:, None]
+    part = attend_part(q, k[:, None].expand(1, 1, 3, 4), v[None, None])
+    assert part.out.item() == 2
+    assert part.lse.item() == pytest.approx(20_000 + math.log(2))
+
+
+def test_what_is_no_number_is_not_taken_for_nothing():
+    q, k, v, _ = inputs()
+    k = k.detach().clone()
+    k[0, 0, 0] = torch.nan
+    part = attend_part(q, k, v)
+    assert part.lse[0, 0].isnan().all() and part.out[0, 0].isnan().all()
+    assert part.lse[1:].isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["none", "keys", "pairs", "bias"])
+@pytest.mark.parametrize("nk", [64, 65, 300])
+def test_tiles_without_gradients_are_the_whole(kind, nk, monkeypatch):
+    q, k, v, keys = inputs(nk=nk)
+    mask, bias = pairs(5, nk)
+    given = {"none": {}, "keys": {"mask": keys}, "pairs": {"mask": mask}, "bias": {"mask": keys, "bias": bias}}[kind]
+    whole = attend_part(q, k, v, **given)
+    monkeypatch.setattr(attention, "TILE", 1)  # 64 keys at a time, then, the fewest
+    merged = []
+    monkeypatch.setattr(attention, "merge_parts", lambda a, b: merged.append(1) or merge_parts(a, b))
+    assert torch.equal(attend_part(q, k, v, **given).out, whole.out) and not merged
+    with torch.no_grad():
+        tiles = attend_part(q, k, v, **given)
+    assert len(merged) == (nk - 1) // 64
+    torch.testing.assert_close(tiles.out, whole.out, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(tiles.lse, whole.lse, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("device", "tiles"), [("cpu", 8), ("meta", 1)])
+def test_tiles_are_large_where_starting_an_operation_is_dear(device, tiles, monkeypatch):
+    q, k = (torch.empty(1, 1, n, 2, device=device) for n in (2**10, 2**11))
+    merged = []
+    monkeypatch.setattr(attention, "merge_parts", lambda a, b: merged.append(1) or merge_parts(a, b))
+    with torch.no_grad():
+        attend_part(q, k, k)
+    assert len(merged) + 1 == tiles
 
 
 def test_merging_is_differentiable_with_empty_parts():
