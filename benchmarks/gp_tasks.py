@@ -30,7 +30,7 @@ def draw(data: SampledTasks, split: str, numbers: Iterator[int]) -> None:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=20, help="two or more; default: %(default)s")
     parser.add_argument("--json", type=Path)
     words = parser.parse_args()
     data = npexp.build_data("gp_rbf", num_context=[25, 25], num_target=[25, 25], max_points=50)

@@ -89,7 +89,8 @@ def report(rows: Iterable[Mapping[str, Any]], to: Path | None) -> None:
         print(f"| {' | '.join(_words(v) for v in row.values())} |", flush=True)
         kept.append(row)
         if to is not None:
-            to.write_text(json.dumps({**facts, "rows": kept}, indent=1) + "\n")
+            lines = ",\n  ".join(map(json.dumps, kept))
+            to.write_text(json.dumps(facts, indent=1)[:-2] + f',\n "rows": [\n  {lines}\n ]\n}}\n')
 
 
 def _words(value: Any) -> str:

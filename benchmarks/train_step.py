@@ -124,7 +124,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=list(TWINS), default=list(TWINS))
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=15, help="two or more; default: %(default)s")
     parser.add_argument("--steps", type=int, default=4, help="steps per turn")
     parser.add_argument("--json", type=Path)
     words = parser.parse_args()

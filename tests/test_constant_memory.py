@@ -1,4 +1,4 @@
-"""Constant memory is a measurement: the peak of conditioning on many points against that on a thousand."""
+"""Constant memory is a measurement: the peak of conditioning on many points against that on a few thousand."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ def stream(n, chunk=1000):
         x = torch.linspace(-2, 2, chunk) + 1e-6 * i
         yield x, x.sin()
 
-predictor.predict(predictor.condition(stream(2000)), torch.zeros(1))   # warm-up: thread pools, workspaces
+predictor.predict(predictor.condition(stream(20_000)), torch.zeros(1))  # warm-up: pools, workspaces, a settled heap
 before = peak()
 state = predictor.condition(stream(int(sys.argv[2]), int(sys.argv[3])))
 assert predictor.predict(state, torch.zeros(1)).mean.isfinite().all() and int(state.n) == int(sys.argv[2])
@@ -28,7 +28,7 @@ print(peak() - before)
 
 
 def growth(name: str, points: int, chunk: int = 1000) -> float:
-    """MiB by which the peak grows beyond that of two thousand points, in a process of its own."""
+    """MiB by which the peak grows beyond that of twenty thousand points, in a process of its own."""
     words = [sys.executable, "-c", SCRIPT, name, str(points), str(chunk)]
     done = subprocess.run(words, capture_output=True, text=True, env={"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr

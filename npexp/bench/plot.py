@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from npexp.bench.curves import slope
+from npexp.bench.curves import crossings, slope
 from npexp.bench.record import Record
 from npexp.bench.tables import conditions
 
@@ -24,7 +24,10 @@ STYLE = {
 
 
 def plot(record: Record, path: str | Path) -> None:
-    """Writes a figure: a row for each mode, time on the left and memory on the right, fitted powers in the legends."""
+    """Writes a figure: a row for each mode, time on the left and memory on the right.
+
+    Fitted powers stand in the legends; rings show from where on one model is faster than another.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -48,6 +51,9 @@ def plot(record: Record, path: str | Path) -> None:
                 axis.set(title=mode, ylabel=label, xlabel="context points")
                 if axis.lines:
                     _finish(axis)
+        for found in crossings(curves["seconds"]):
+            ring = {"marker": "o", "markersize": 10, "fillstyle": "none", "color": "black", "linewidth": 0}
+            axes[modes.index(found.mode), 0].plot(found.size, found.seconds, **ring)
         figure.suptitle(conditions(record), fontsize=9)
         figure.savefig(path)
 

@@ -1,10 +1,9 @@
 """Measurements in the terminal: the cells, how they grow, and where models overtake each other."""
 
 from collections.abc import Iterable, Sequence
-from itertools import permutations
 from typing import Any
 
-from npexp.bench.curves import crossing, slope
+from npexp.bench.curves import crossings, slope
 from npexp.bench.record import Key, Record
 
 MEANINGS = (
@@ -33,8 +32,9 @@ def show(record: Record) -> None:
         table("What could not be measured.", ["mode", "context", "model", "status", "why"], rows)
     if growth := list(slopes(record)):
         table("Powers of the context size that time and memory grow with.", ["mode", "model", "time", "memory"], growth)
-    for words in crossings(record):
-        print(words)
+    for found in crossings(record.curves("seconds")):
+        size = round(found.size, 2 - len(str(int(found.size))))
+        print(f"{found.mode}: {found.faster} is faster than {found.slower} from {size:,.0f} context points on")
 
 
 def conditions(record: Record) -> str:
@@ -63,7 +63,7 @@ def _row(key: Key, record: Record) -> list[str]:
         key.model,
         *times,
         *sizes,
-        *(f"{100 * part:.2g}%" for part in record.shares(key)),
+        *(f"{100 * part:.3g}%" for part in record.shares(key)),
     ]
 
 
@@ -74,14 +74,6 @@ def slopes(record: Record) -> Iterable[list[str]]:
         powers = [slope(curve), slope(kept.get((mode, model), {}))]
         if powers[0] is not None:
             yield [mode, model, *("-" if power is None else f"{power:.2f}" for power in powers)]
-
-
-def crossings(record: Record) -> Iterable[str]:
-    """A sentence for each two models of which one is faster than the other from some size on."""
-    curves = list(record.curves("seconds"))
-    for (mode, a, fast), (other, b, slow) in permutations(curves, 2):
-        if mode == other and (size := crossing(fast, slow)) is not None:
-            yield f"{mode}: {a} is faster than {b} from {round(size, 2 - len(str(int(size)))):,.0f} context points on"
 
 
 def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[Any]], notes: str = "") -> None:

@@ -168,13 +168,13 @@ class Stack(nn.Module):
         """
         carry: Carry = None
         for i, block in enumerate(self.blocks):
-            ctx = rows._replace(h=rows.h[:, :nc], x=rows.x[:, :nc], mask=mask_c)
+            ctx = _some(rows, slice(nc))._replace(mask=mask_c)
             if before is None:
                 state, carry = self._run(block.summarise, ctx, carry)
             else:
                 state, carry = block.mixer.extend(before[i], block.context(ctx), carry)
             if i == len(self.blocks) - 1:
-                rows = Tokens(*(v if v is None or v is rows.n else v[:, nc:] for v in rows))
+                rows = _some(rows, slice(nc, None))
             rows = self._run(block.read, rows, state)
         return self.norm(rows.h)
 
@@ -227,3 +227,9 @@ class Stack(nn.Module):
         if self.checkpoint and self.training and torch.is_grad_enabled():
             return checkpoint(step, *args, use_reentrant=False)
         return step(*args)
+
+
+def _some(rows: Tokens, which: slice) -> Tokens:
+    """Some of the rows, of the same tasks."""
+    parts = {name: v[:, which] for name, v in rows._asdict().items() if v is not None and name != "n"}
+    return rows._replace(**parts)

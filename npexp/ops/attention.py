@@ -6,6 +6,7 @@ set gives 0, never NaN.
 
 import functools
 import itertools
+import math
 from typing import NamedTuple
 
 import torch
@@ -70,7 +71,7 @@ def attend_part(
     A bias is added to the scaled logits; where it is -inf there is no attention. With gradients memory is O(nq nk);
     without, keys are taken so many at a time that logits stay in the cache of a CPU, or are few for a GPU.
     """
-    size = max(64, (TILE if q.is_cpu else WIDE) // max(q[..., 0].numel(), 1))
+    size = max(64, (TILE if q.is_cpu else WIDE) // max(math.prod(q.shape[:-1]), 1))
     if not torch.is_grad_enabled() and k.shape[2] > size:
         wholes = (None if t is None else t.split(size, -1) for t in (mask, bias))
         masks, biases = (itertools.repeat(None) if t is None else t for t in wholes)

@@ -109,6 +109,14 @@ def test_precision(linear, dtype, inside):
     assert linear.net.map.weight.dtype == (torch.float64 if dtype == "float64" else torch.float32)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("mode", MODES)
+def test_a_gpu_counts_the_same(linear, mode):
+    here, there = (measured(linear, CELL._replace(mode=mode, device=device)) for device in ("cpu", "cuda"))
+    assert all(here[name] == there[name] for name in ("flops", "state", "least"))
+    assert there["peak"] > 0 and there["wall"][0] > 0
+
+
 def test_rounds_end_in_time(linear, monkeypatch):
     monkeypatch.setattr(cells, "clocks", lambda run, device: (0.5, 1.5))
     assert measured(linear, CELL._replace(repeats=30))["rounds"] == 3  # at least, though two would do

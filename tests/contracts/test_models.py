@@ -7,6 +7,7 @@ import torch
 
 import npexp
 from npexp.errors import ConfigError, DataError, ShapeError, UnsupportedError
+from npexp.models.latent import LatentNeuralProcess
 from tests.contracts import checks
 from tests.contracts.checks import MODELS, tasks, tiny
 
@@ -29,6 +30,19 @@ def test_updates_and_removals_as_claimed(name):
         t = tasks()
         with pytest.raises(UnsupportedError, match="cannot remove"):
             model.remove(model.encode(t.xc, t.yc), t.xc, t.yc)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if isinstance(tiny(name), LatentNeuralProcess)])
+def test_posterior_is_that_of_an_update(name):
+    """Whatever it spares itself; with padding of NaN, and of tasks without a context."""
+    model, t = tiny(name), tasks()
+    keep = torch.arange(5) < torch.tensor([5, 2, 0])[:, None]
+    x, y = (torch.where(keep[..., None], v, torch.nan) for v in (t.xt, t.yt))
+    for nc in (7, 0):
+        state = model.encode(t.xc[:, :nc], t.yc[:, :nc])
+        for given in ((t.xt, t.yt), (x, y, keep)):
+            found, expected = model.posterior(state, *given), model.distribution(model.update(state, *given))
+            torch.testing.assert_close((found.mean, found.stddev), (expected.mean, expected.stddev), **checks.CLOSE)
 
 
 @pytest.mark.parametrize("name", MODELS)
