@@ -26,7 +26,7 @@ class Tokens(NamedTuple):
     """Rows of a stack: context or target points after embedding.
 
     Args:
-        h: features, `[b, n, dz]`; rows of padded points hold zeros at entry.
+        h: features, `[b, n, dz]`; finite in padded rows, but nothing to be counted.
         x: inputs, `[b, n, dx]`.
         mask: real rows, `[b, n]`, or None when all are.
         n: real context points of the task these tokens refer to, `[b]`.

@@ -88,10 +88,7 @@ class TransformerNP(NeuralProcess):
         points = self._points(xc, yc, mask_c)
         n, nc = count(points.mask, points.x), xc.shape[1]
         xt = self._targets(State(None, n, None), xt, mask_t)
-        h = self.embedding.both(points.x, points.y, xt)
-        if points.mask is not None:
-            h = torch.cat([torch.where(points.mask[..., None], h[:, :nc], 0.0), h[:, nc:]], 1)
-        rows = Tokens(h, torch.cat([points.x, xt], 1), None, n)
+        rows = Tokens(self.embedding.both(points.x, points.y, xt), torch.cat([points.x, xt], 1), None, n)
         return self.head(self.stack(rows, nc, points.mask), mask_t)
 
     def _encode(self, points: Points, carry: Carry = None) -> TransformerSummary:
