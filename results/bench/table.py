@@ -20,10 +20,15 @@ def rows(name: str) -> list[dict[str, Any]]:
     return json.loads((HERE / f"{name}.json").read_text())["rows"]
 
 
-def spread(values: list[float], unit: float = 1.0) -> str:
+def spread(values: list[float]) -> str:
     """Median and quartiles, three digits."""
-    median, low, high = (f"{value / unit:.3g}" for value in values)
+    median, low, high = (number(value) for value in values)
     return f"{median} ({low} to {high})"
+
+
+def number(value: float) -> str:
+    """Three digits, or all in front of the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def training() -> str:
@@ -94,7 +99,7 @@ def training_memory() -> str:
 
 
 def _time(cell: dict[str, Any]) -> str:
-    return f"{1e3 * cell['cpu'][1]:.3g}" if cell.get("status") == "ok" else cell.get("status", "")
+    return number(1e3 * cell["cpu"][1]) if cell.get("status") == "ok" else cell.get("status", "")
 
 
 def _memory(cell: dict[str, Any]) -> str:
