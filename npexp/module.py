@@ -5,6 +5,8 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import nn
 
 from npexp.batch import TaskBatch, real
@@ -91,6 +93,20 @@ class NPModule(LightningModule):
         if self.lr_scheduler is None:
             return optimizer
         return [optimizer], [{"scheduler": self.lr_scheduler(optimizer), "interval": "step"}]
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: int | float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clips as the trainer says, also for fused optimisers in bfloat16.
+
+        Lightning refuses these in any mixed precision, though float16 alone scales its gradients.
+        """
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None and gradient_clip_val:
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_fit_start(self) -> None:
         """Takes note of what the datamodule does to raw values, for the checkpoint; shows the model some inputs."""

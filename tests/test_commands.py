@@ -34,7 +34,7 @@ def test_models_as_a_table(two, capsys, monkeypatch):
     assert lines[2].split() == ["state", "flops", "flops", "flops"]
     heading = ["name", "parameters", "bytes", "update", "predict", "target", "update", "remove", "cost", "traits"]
     assert lines[3].split() == heading
-    assert lines[5].split()[:8] == ["cnp", "116,354", "528", "99.5k", "65.8k", "66.6k", "exact", "exact"]
+    assert lines[5].split()[:8] == ["cnp", "116,354", "528", "99.5k", "98.7k", "33.9k", "exact", "exact"]
     assert lines[6].split()[1:3] == ["220,994", "-"] and lines[6].split()[3].endswith("G")
     assert "after 1,000 points where the state grows" in " ".join(lines)
     assert cost.POINTS == 1000 and set(commands.COSTS) == set(cost.Cost._fields)

@@ -64,13 +64,12 @@ def test_commands(tmp_path, monkeypatch):
     assert len(answers) == 16 and {"station", "time", "t_mean", "p_q0.025"} <= set(answers.columns)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [p for p in PAGES if "```python" in p.read_text()], ids=lambda page: page.name)
 def test_snippets(page, tmp_path, monkeypatch, capsys):
     base.registered()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))  # what a snippet registers is forgotten
     snippets = [block for kind, block in re.findall(FENCE, page.read_text(), re.DOTALL) if kind == "python"]
-    assert snippets
     for snippet in snippets:
         exec(compile(snippet, page.name, "exec"), {})
     assert "torch.Size" in capsys.readouterr().out

@@ -157,7 +157,7 @@ class Stack(nn.Module):
     def forward(self, rows: Tokens, nc: int, mask_c: Tensor | None, before: tuple[State, ...] | None = None) -> Tensor:
         """What `read` gives of targets after `summarise`, where `joins`: both pass the layers as one batch.
 
-        On small contexts an operation costs the same however few rows it has, so half as many of them are a third of a
+        On small contexts an operation costs the same however few rows it has, so half as many of them save a fifth of a
         training step.
 
         Args:
