@@ -1,5 +1,7 @@
 """The LightningModule from Python, without the command line."""
 
+import functools
+
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -134,3 +136,16 @@ def test_impossible_settings():
         npexp.NPModule(npexp.build("cnp", dx=1, dy=1), objective="elbo")
     with pytest.raises(ConfigError, match="num_samples"):
         npexp.NPModule(npexp.build("np", dx=1, dy=1), num_samples=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec, LeafSpec.*")
+@pytest.mark.filterwarnings("ignore:.*overridden `on_before_batch_transfer`.*")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_for_fused_optimisers(data, precision):
+    """A step of plain gradient descent at rate 1 is as long as the clipped gradient."""
+    net = npexp.build("cnp", dx=1, dy=1, dz=8)
+    before = [p.detach().clone() for p in net.parameters()]
+    optimizer = functools.partial(torch.optim.SGD, lr=1.0, fused=True)
+    fit(npexp.NPModule(net, optimizer=optimizer), data, 1, precision=precision, gradient_clip_val=1e-2)
+    step = torch.cat([(p - old).detach().flatten() for p, old in zip(net.parameters(), before, strict=True)])
+    assert step.norm().item() == pytest.approx(1e-2, rel=1e-3)
