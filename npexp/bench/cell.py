@@ -75,6 +75,7 @@ def measure(cell: list[Any]) -> dict[str, Any]:
     return measured(load(Cell(*cell).model), Cell(*cell))
 
 
+@torch.random.fork_rng(devices=[])  # the caller's random numbers stay as they are
 def measured(subject: Subject, cell: Cell) -> dict[str, Any]:
     """`measure` of a model in memory."""
     torch.manual_seed(0)

@@ -6,7 +6,7 @@ that a figure survives a black-and-white printer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -65,22 +65,40 @@ def curve_figure(panels: Sequence[Panel], columns: int = 3) -> Figure:
         panels: the tasks; only the first output is drawn.
         columns: panels in a row.
     """
+    return panel_figure(panels, min(columns, len(panels)), draw_curve, (3.6, 2.5), ("x", "y"))
+
+
+def panel_figure(
+    panels: Sequence[Any],
+    columns: int,
+    draw: Callable[[Axes, Any], None],
+    size: tuple[float, float],
+    labels: tuple[str, str],
+) -> Figure:
+    """Draws panels row by row, with one legend above.
+
+    Args:
+        panels: what is drawn.
+        columns: panels in a row.
+        draw: draws one.
+        size: width and height of a panel, in inches.
+        labels: below the lowest panels, and beside the first of each row.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
-    columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.6 * columns, 2.5 * rows + 0.5), layout="constrained")
+        figure = Figure(figsize=(size[0] * columns, size[1] * rows + 0.5), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False)
         for axis, panel in zip(axes.flat, panels, strict=False):
-            draw_curve(axis, panel)
+            draw(axis, panel)
         for axis in axes.flat[len(panels) :]:
             axis.set_axis_off()
         for axis in axes[:, 0]:
-            axis.set_ylabel("y")
+            axis.set_ylabel(labels[1])
         for column in range(columns):
-            axes[(len(panels) - 1 - column) // columns, column].set_xlabel("x")
+            axes[(len(panels) - 1 - column) // columns, column].set_xlabel(labels[0])
         # The panels may show different things: collect each label once.
         entries = {
             label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from npexp.batch import TaskBatch, real
-from npexp.callbacks.figures import BLUE, GREY, STYLE, VERMILION
+from npexp.callbacks.figures import BLUE, GREY, VERMILION, panel_figure
 from npexp.columns import Columns
 from npexp.likelihoods import Predictive
 from npexp.scaling import Scaling
@@ -75,26 +75,9 @@ def parity_figure(tasks: Sequence[Sequence[Parity]], columns: int = 3) -> Figure
         tasks: outputs of each task, as many for each.
         columns: tasks in a row where there is one output.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-
     panels = [panel for outputs in tasks for panel in outputs]
     columns = len(tasks[0]) if len(tasks[0]) > 1 else min(columns, len(tasks))
-    rows = -(-len(panels) // columns)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.0 * columns + 0.3, 2.7 * rows + 0.5), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False)
-        for axis, panel in zip(axes.flat, panels, strict=False):
-            draw_parity(axis, panel)
-        for axis in axes.flat[len(panels) :]:
-            axis.set_axis_off()
-        for axis in axes[:, 0]:
-            axis.set_ylabel("predicted")
-        for column in range(columns):
-            axes[(len(panels) - 1 - column) // columns, column].set_xlabel("observed")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
-    return figure
+    return panel_figure(panels, columns, draw_parity, (3.1, 2.7), ("observed", "predicted"))
 
 
 def draw_parity(axis: Axes, panel: Parity) -> None:

@@ -148,3 +148,9 @@ def test_a_run_is_a_subject(tmp_path, monkeypatch):
     assert found.net.dx == 2 and all(
         torch.equal(a, b) for a, b in zip(found.net.parameters(), net.parameters(), strict=True)
     )
+
+
+def test_the_callers_random_numbers_stay_as_they_are(linear):
+    before = torch.get_rng_state()
+    measured(linear, CELL._replace(mode="train"))
+    assert torch.equal(torch.get_rng_state(), before)
