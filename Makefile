@@ -4,7 +4,7 @@ BIN = .venv/bin
 # By environment, so that it also holds for what pip installs to build the package.
 PIP = PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test bench clean
+.PHONY: demo test test-faults bench clean
 
 # Everything comes from pyproject.toml at the versions of constraints.txt. PyTorch first, so that nothing pulls another.
 .venv/installed: pyproject.toml constraints.txt
@@ -21,6 +21,10 @@ test: .venv/installed   ## the whole suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-faults: .venv/installed   ## runs killed at twenty random moments, and what else is too long for the suite
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults
+	$(BIN)/python results/faults/table.py
 
 bench: .venv/installed   ## how long the hot paths take, beside the run before; kept in .benchmarks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest benchmarks

@@ -18,7 +18,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.loader import CounterLoader, Tasks, eval_loader, train_loader
+from datamodules.loader import CounterLoader, CounterSampler, Tasks, eval_loader, train_loader
 from datamodules.settings import describe
 from npexp.batch import TaskBatch
 from npexp.errors import ConfigError, UnknownNameError, at_least
@@ -58,7 +58,7 @@ class NPDataModule(LightningDataModule, ABC):
         dx: input size.
         dy: output size.
         batch_size: tasks per batch.
-        steps_per_epoch: training batches per epoch and process.
+        steps_per_epoch: training steps per epoch.
         seed: names the stream of tasks; another seed gives other training, validation and test tasks.
         num_workers: processes that prepare training batches; 0 prepares them in the main process. The tasks are
             the same for any number.
@@ -162,10 +162,10 @@ class NPDataModule(LightningDataModule, ABC):
             self.eval_batches(split)
 
     def train_dataloader(self) -> CounterLoader:
-        """Fresh batches, `steps_per_epoch` of them; resumes exactly in the middle of an epoch."""
-        rank, world = self._place()
-        tasks = Tasks(partial(self.make_batch, "train"))
-        return train_loader(tasks, self.steps_per_epoch, rank, world, self.num_workers)
+        """Fresh batches for `steps_per_epoch` training steps; resumes exactly in the middle of an epoch."""
+        per_step = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        sampler = CounterSampler(self.steps_per_epoch, per_step, *self._place())
+        return train_loader(Tasks(partial(self.make_batch, "train")), sampler, self.num_workers)
 
     def val_dataloader(self) -> DataLoader:
         """The fixed validation batches."""

@@ -34,7 +34,7 @@ class DigitsData(ImageTasks):
         val_fraction: share of the images of seen classes for validation.
         test_fraction: share of them for the test set.
         batch_size: images per batch; the last batch of an evaluation set may be smaller.
-        steps_per_epoch: training batches per epoch and process.
+        steps_per_epoch: training steps per epoch.
         seed: of the division and of all tasks.
         num_workers: processes that prepare training batches.
         cache_dir: where evaluation sets are kept; None for `$XDG_CACHE_HOME/npexp` or `~/.cache/npexp`.

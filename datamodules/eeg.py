@@ -52,7 +52,7 @@ class EEG(SampledTasks):
         num_context: smallest and largest context, drawn once per batch.
         num_target: smallest and largest number of targets, drawn once per batch.
         batch_size: windows per batch.
-        steps_per_epoch: training batches per epoch and process.
+        steps_per_epoch: training steps per epoch.
         num_val_batches: validation batches.
         num_test_batches: batches in each test set.
         seed: of the division and of all tasks.

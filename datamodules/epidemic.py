@@ -48,7 +48,7 @@ class SIR(SampledTasks):
             lattice per batch, with 100,000 in 1024 x 1024 cells as context and all others as targets.
         num_large: lattices in each of these sets.
         batch_size: tasks per batch.
-        steps_per_epoch: training batches per epoch and process.
+        steps_per_epoch: training steps per epoch.
         num_val_batches: validation batches.
         num_test_batches: test batches.
         seed: names the stream of tasks.

@@ -40,7 +40,7 @@ class ImageFolder(ImageTasks):
         test_fraction: share of them for the test set.
         batch_size: images per training batch.
         eval_batch_size: images per evaluation batch; the last one may be smaller.
-        steps_per_epoch: training batches per epoch and process.
+        steps_per_epoch: training steps per epoch.
         seed: of the division and of all tasks.
         num_workers: processes that prepare training batches.
         cache_dir: where evaluation sets and decoded images are kept; None for `$XDG_CACHE_HOME/npexp` or

@@ -66,7 +66,7 @@ class Frame(NPDataModule):
         num_target: smallest and largest number of targets, alike.
         max_rows: rows to hold in memory; a Parquet file with more is read in pieces.
         batch_size: tasks per batch.
-        steps_per_epoch: training batches per epoch and process.
+        steps_per_epoch: training steps per epoch.
         num_draws: how often each validation and test task is drawn, with contexts of its own each time.
         max_eval_tasks: validation and test tasks in use, spread over all of them.
         seed: of the division and of all tasks.

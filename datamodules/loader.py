@@ -1,7 +1,7 @@
 """Loaders whose stream is a counter: workers, processes and restarts cannot change what is seen.
 
-A training batch is a pure function of its number, so the only state of a loader is how many batches of which epoch
-it has handed out. Two integers in a checkpoint resume it exactly, in mid-epoch and with any number of workers.
+A training batch is a pure function of its number, so the only state of a loader is how far it has counted. Three
+integers in a checkpoint resume it exactly, in mid-epoch, with any number of workers and of processes.
 """
 
 from collections.abc import Callable, Iterator
@@ -68,58 +68,77 @@ class Tasks(Dataset):
 
 
 class CounterSampler(Sampler[int]):
-    """Yields the global numbers of the batches that one process sees in one epoch.
+    """Yields the global numbers of the micro-batches that one process sees in one epoch.
+
+    A training step takes the next `per_step * world` numbers, whichever process has which of them: the stream of the
+    steps does not depend on how many processes share their work.
 
     Args:
-        steps: batches per epoch and process.
+        steps: training steps per epoch.
+        per_step: micro-batches of this process whose gradients are accumulated into one step.
         rank: this process.
         world: number of processes; each takes every `world`-th number, so no task is seen twice.
     """
 
-    def __init__(self, steps: int, rank: int = 0, world: int = 1):
-        self.steps, self.rank, self.world = steps, rank, world
+    def __init__(self, steps: int, per_step: int = 1, rank: int = 0, world: int = 1):
+        self.steps, self.per_step, self.rank, self.world = steps, per_step, rank, world
         self.epoch = 0
-        self.resume = (0, 0)  # (epoch, batches of that epoch seen before the restart)
+        self.resume = (0, 0)  # (epoch, steps of it that were taken before a restart)
+        self.shift = 0  # of all numbers, where steps had another number of micro-batches before a restart
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before every epoch; without a trainer call it yourself."""
         self.epoch = epoch
 
     def first(self) -> int:
-        """Batches of the current epoch that were seen before a restart."""
-        epoch, seen = self.resume
-        return seen if epoch == self.epoch else 0
+        """Micro-batches of this process in the current epoch that were seen before a restart."""
+        epoch, steps = self.resume
+        return steps * self.per_step if epoch == self.epoch else 0
+
+    def number(self, index: int, rank: int) -> int:
+        """The global number of micro-batch `index` of the current epoch of a process."""
+        return self.shift + (self.epoch * len(self) + index) * self.world + rank
 
     def __len__(self) -> int:
-        return self.steps
+        return self.steps * self.per_step
 
     def __iter__(self) -> Iterator[int]:
-        start = self.epoch * self.steps
-        for step in range(self.first(), self.steps):
-            yield (start + step) * self.world + self.rank
+        for index in range(self.first(), len(self)):
+            yield self.number(index, self.rank)
 
 
 class CounterLoader(DataLoader):
     """A `DataLoader` over a `CounterSampler` that resumes where it stopped; Lightning saves and loads its state.
 
-    The state is the same on every process, so the copy that rank 0 writes serves all of them.
+    The state is the same on every process, so the copy that rank 0 writes serves all of them, and any number of them.
+
+    Attributes:
+        number: the global number of the micro-batch handed out last.
     """
 
     seen = 0
+    number: int | None = None
 
     def __iter__(self) -> Iterator[TaskBatch]:
         self.seen = self.sampler.first()
         for batch in super().__iter__():
-            self.seen += 1  # counts what was handed out, not what the workers prefetched
+            # Of what was handed out, not of what the workers prefetched.
+            self.number = self.sampler.number(self.seen, self.sampler.rank)
+            self.seen += 1
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """`epoch` and `seen`, the number of its batches handed out."""
-        return {"epoch": self.sampler.epoch, "seen": self.seen}
+        """`epoch`, how many of its steps are complete, `step`, and the `number` of the first micro-batch after them."""
+        sampler = self.sampler
+        step = self.seen // sampler.per_step  # the gradients of an unfinished step are in no checkpoint
+        return {"epoch": sampler.epoch, "step": step, "number": sampler.number(step * sampler.per_step, rank=0)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Makes the next pass over `state["epoch"]` start after `state["seen"]` batches."""
-        self.sampler.resume = (state["epoch"], state["seen"])
+        """Makes the next pass over `state["epoch"]` start after `state["step"]` steps, with `state["number"]`."""
+        sampler = self.sampler
+        sampler.resume = (state["epoch"], state["step"])
+        steps = state["epoch"] * sampler.steps + state["step"]
+        sampler.shift = state["number"] - steps * sampler.per_step * sampler.world
 
 
 def as_is(batch: TaskBatch) -> TaskBatch:
@@ -127,12 +146,12 @@ def as_is(batch: TaskBatch) -> TaskBatch:
     return batch
 
 
-def train_loader(tasks: Tasks, steps: int, rank: int, world: int, num_workers: int) -> CounterLoader:
-    """An endless, resumable stream of fresh batches, `steps` per epoch."""
+def train_loader(tasks: Tasks, sampler: CounterSampler, num_workers: int) -> CounterLoader:
+    """An endless, resumable stream of fresh batches."""
     return CounterLoader(
         tasks,
         batch_size=None,
-        sampler=CounterSampler(steps, rank, world),
+        sampler=sampler,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         collate_fn=as_is,

@@ -35,7 +35,7 @@ class LongGP(SampledTasks):
         num_target: smallest and largest number of targets, drawn once per batch.
         ragged: draw both numbers for each task alone; the batch is padded with zeros and has masks.
         batch_size: tasks per batch.
-        steps_per_epoch: training batches per epoch and process.
+        steps_per_epoch: training steps per epoch.
         num_val_batches: validation batches.
         num_test_batches: batches in each test set.
         test_contexts: further test sets, name to size of every context: `10k` becomes the test set `test_10k`.

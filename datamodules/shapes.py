@@ -34,7 +34,7 @@ class Shapes(SampledTasks):
         max_points: cap on context and targets together: the largest number of targets becomes this less the context.
         ragged: draw both numbers for each task alone; the batch is padded with zeros and has masks.
         batch_size: pictures per batch.
-        steps_per_epoch: training batches per epoch and process.
+        steps_per_epoch: training steps per epoch.
         num_val_batches: validation batches.
         num_test_batches: test batches.
         seed: names the stream of tasks.

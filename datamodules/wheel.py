@@ -90,7 +90,7 @@ class Wheel(SampledTasks):
         num_context: smallest and largest context, drawn once per batch.
         num_target: smallest and largest number of targets, drawn once per batch.
         batch_size: wheels per batch.
-        steps_per_epoch: training batches per epoch and process.
+        steps_per_epoch: training steps per epoch.
         num_val_batches: validation batches.
         num_test_batches: test batches.
         seed: names the stream of tasks; 0 gives the published training set.

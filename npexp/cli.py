@@ -5,6 +5,7 @@ after the name.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -30,9 +31,12 @@ COMMANDS = {
     "fit": Command("train a model; one folder runs/<name>/<version>/ holds all about it", "npexp.cli:train"),
     "validate": Command("measure a trained model on the validation tasks", "npexp.cli:train"),
     "test": Command("measure a trained model on the test tasks; prints a table", "npexp.cli:train"),
+    "replay": Command("compute a training step again, also one that diverged, and look at it", "npexp.replay:replay"),
     "predict": Command("predict for your own data from a trained model: CSV, Parquet or NPZ", "npexp.commands:predict"),
     "export": Command("write a trained constant-memory model as ONNX files", "npexp.commands:export"),
     "bench": Command("measure time and memory of models against the size of the context", "npexp.bench.command:bench"),
+    "sweep": Command("search settings with Optuna, each trial a training run; resumes", "npexp.sweep.command:sweep"),
+    "report": Command("tables and figures from finished runs, or two runs compared", "npexp.report.command:report"),
     "models": Command("list the models, with size and traits", "npexp.commands:models"),
     "mixers": Command("list the token mixers, with cost and traits", "npexp.commands:mixers"),
     "data": Command("list the task families", "npexp.commands:data"),
@@ -53,7 +57,7 @@ npexp COMMAND --help lists the options of a command."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, or 2 after a mistake in what was asked."""
+    """Runs one command and returns its exit status: 0, or that of an error, see `npexp.errors`."""
     words = list(sys.argv[1:] if argv is None else argv)
     name, rest = (words[0], words[1:]) if words else ("--help", [])
     if name in ("-h", "--help", "help"):
@@ -72,14 +76,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = getattr(import_module(module), function)
         return run(name, rest) if run is train else run(rest)
     except NPError as error:
-        print(f"npexp: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever it quotes
-        return 2
+        if error.status:
+            print(f"npexp: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever it quotes
+        return error.status
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
 def train(command: str, words: list[str]) -> int:
     """Runs `fit`, `validate` or `test`."""
+    from npexp.exchange import TRIAL, end_with_worker
+    from npexp.processes import end_with_parent, is_launched
     from npexp.runs import complete, only_prints, reserve
 
+    if is_launched():
+        end_with_parent()
+    elif TRIAL in os.environ:
+        end_with_worker()
     fresh, typed = None, [command, *words]
     if not {"-h", "--help"} & set(words):
         start = complete(command, words)

@@ -1,7 +1,8 @@
 """Typed errors: what was expected, what came, and what to do about it.
 
-Every mistake a caller can make raises a subclass of `NPError`; the command line prints its message on one line
-and exits with status 2. Anything else that escapes is a defect of this package.
+Every mistake a caller can make, and every fault of the machine that we know, raises a subclass of `NPError`; the
+command line prints its message on one line and exits with its status: 2 for a mistake in what was asked, 3 where
+training diverged, 4 where the machine failed. Anything else that escapes is a defect of this package: status 1.
 """
 
 import math
@@ -11,7 +12,13 @@ from typing import Any
 
 
 class NPError(Exception):
-    """Base class of everything `npexp` raises for a caller's mistake."""
+    """Base class of everything `npexp` raises by itself.
+
+    Attributes:
+        status: with which the command line exits.
+    """
+
+    status = 2
 
 
 class ShapeError(NPError, ValueError):
@@ -27,7 +34,21 @@ class ConfigError(NPError, ValueError):
 
 
 class DivergenceError(NPError, ArithmeticError):
-    """Training has left the numbers: the loss is NaN or infinite."""
+    """Training has left the numbers: a loss or a gradient is NaN or infinite."""
+
+    status = 3
+
+
+class StorageError(NPError, OSError):
+    """A file cannot be written: the disk is full, or the folder read-only."""
+
+    status = 4
+
+
+class LostProcessError(NPError, RuntimeError):
+    """Another process of the same run has died."""
+
+    status = 4
 
 
 class PrecisionError(NPError, ArithmeticError):

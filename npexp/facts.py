@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 
-from npexp.config import config_names, find_config, read_config
+from npexp.config import config_names, find_config, flatten, read_config
 
 
 def summary(facts: dict[str, Any], config: Namespace) -> dict[str, Any]:
@@ -20,13 +20,6 @@ def summary(facts: dict[str, Any], config: Namespace) -> dict[str, Any]:
 def namespace_dict(value: Any) -> Any:
     """A parsed value as plain dictionaries."""
     return value.as_dict() if isinstance(value, Namespace) else value
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, with dotted keys."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {k: v for key, inner in value.items() for k, v in flatten(inner, f"{prefix}.{key}".strip(".")).items()}
 
 
 def class_name(spec: Any) -> str:

@@ -6,29 +6,35 @@ dropped, so that each step stands once in the file and once on the board.
 
 import csv
 import math
-import os
 import time
 from argparse import Namespace
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+
+from npexp.files import whole_file, writing
+from npexp.run_files import read_rows
 
 
 class MetricsFile(Logger):
     """A CSV file with one row per step and one column per metric.
 
-    The file is written whole and then renamed, at most every few seconds and at each checkpoint. A cell is empty where
-    a metric was not logged at that step.
+    The file is written whole, at most every few seconds and before each checkpoint. A cell is empty where a metric was
+    not logged at that step.
 
     Args:
         path: the file.
         resume_step: steps taken by the checkpoint that training continues from; rows after it are dropped. None
             starts a new file.
         seconds: least time between two writes.
+
+    Raises:
+        DataError: there is a file, and it cannot be read.
+        StorageError: when it cannot be written.
     """
 
     def __init__(self, path: str | Path, resume_step: int | None = None, seconds: float = 10.0):
@@ -61,41 +67,29 @@ class MetricsFile(Logger):
         row.update({k: float(v) for k, v in metrics.items() if k != "epoch"})
         if "epoch" in metrics:
             row["epoch"] = int(metrics["epoch"])
-        if time.monotonic() - self._written > self.seconds:
-            self.save()
+        self.save()
 
     @rank_zero_only
     def save(self) -> None:
+        """Writes the file if it is time; Lightning asks for it after every row."""
+        if time.monotonic() - self._written > self.seconds:
+            self.write()
+
+    @rank_zero_only
+    def write(self) -> None:
         """Writes the file."""
         if not self._rows:
             return
         columns = ["step", "epoch", *sorted({k for row in self._rows.values() for k in row} - {"epoch"})]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
+        with whole_file(self.path, newline="") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows({"step": step, **self._rows[step]} for step in sorted(self._rows))
-        os.replace(temporary, self.path)
         self._written = time.monotonic()
-
-    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
-        """Writes the file, and again with the next values: those of the checkpoint's own step may come after it."""
-        self.save()
-        self._written = -math.inf
 
     def finalize(self, status: str) -> None:
         """Writes the file."""
-        self.save()
-
-
-def read_rows(path: str | Path) -> dict[int, dict[str, Any]]:
-    """The rows of a metrics file by step, without empty cells."""
-    with Path(path).open(newline="") as file:
-        return {
-            int(row.pop("step")): {k: int(v) if k == "epoch" else float(v) for k, v in row.items() if v}
-            for row in csv.DictReader(file)
-        }
+        self.write()
 
 
 class Board(TensorBoardLogger):
@@ -120,7 +114,8 @@ class Board(TensorBoardLogger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Writes scalars."""
-        super().log_metrics(metrics, step if self.at_step is None else self.at_step)
+        with writing(self.log_dir):
+            super().log_metrics(metrics, step if self.at_step is None else self.at_step)
 
     def log_hyperparams(
         self, params: dict[str, Any] | Namespace, metrics: dict[str, Any] | None = None, step: int | None = None
@@ -129,11 +124,18 @@ class Board(TensorBoardLogger):
         if metrics:
             super().log_hyperparams(params, metrics, step)
 
-    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
-        """Writes what is waiting: a killed run keeps its curves up to the checkpoint."""
-        self.experiment.flush()
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Closes the file; of a run that failed, for which the disk may be too full, writes what can be written."""
+        if status != "failed":
+            with writing(self.log_dir):
+                super().finalize(status)
+        elif self._experiment is not None:
+            with suppress(OSError):
+                self.experiment.flush()
 
     @rank_zero_only
     def save(self) -> None:
         """Writes what is waiting, and no `hparams.yaml`: `config.yaml` holds more."""
-        self.experiment.flush()
+        with writing(self.log_dir):
+            self.experiment.flush()

@@ -2,19 +2,21 @@
 
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from npexp.batch import TaskBatch, real
-from npexp.errors import ConfigError, DivergenceError, at_least
+from npexp.errors import ConfigError, at_least
 from npexp.likelihoods import Decoding, Predictive
 from npexp.metrics import Evaluation
 from npexp.models.base import NeuralProcess
-from npexp.objectives import OBJECTIVES, refusal
+from npexp.objectives import OBJECTIVES, Loss, refusal
 from npexp.scaling import Scaling
 
 ADAPT_BATCHES = 8  # training batches whose inputs a model may look at before the first step
@@ -39,6 +41,7 @@ class NPModule(LightningModule):
 
     Attributes:
         test_results: after testing, metric name to value, e.g. "test/loglik_joint" and "test/loglik_joint_sem".
+        test_tasks: after testing, for each test set the scores of its tasks, see `npexp.metrics.Evaluation.task_table`.
         scaling: what the datamodule has done to raw values, see `npexp.scaling.Scaling`; None where nothing.
         columns: what the columns of its table mean, see `npexp.columns.Columns`; None where there is no table.
 
@@ -77,8 +80,10 @@ class NPModule(LightningModule):
         self.val_metrics = Evaluation(energy=False)
         self.test_metrics = nn.ModuleList()
         self.test_results: dict[str, float] = {}
+        self.test_tasks: dict[str, dict[str, np.ndarray]] = {}
         self.scaling: dict[str, list[float]] | None = None
         self.columns: dict[str, Any] | None = None
+        self._micro_batches: list[torch.Tensor] = []  # losses of those that the current step has had, if it is logged
 
     def forward(self, batch: TaskBatch) -> Predictive:
         """Predicts a batch's targets from its context."""
@@ -97,12 +102,15 @@ class NPModule(LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: int | float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clips as the trainer says, also for fused optimisers in bfloat16.
+        """Clips as the trainer says, also for fused optimisers in bfloat16 and for sharded models.
 
-        Lightning refuses these in any mixed precision, though float16 alone scales its gradients.
+        Lightning refuses the former in any mixed precision, though float16 alone scales its gradients, and the latter
+        as no process has the whole gradient.
         """
-        plugin = self.trainer.precision_plugin
-        if isinstance(plugin, MixedPrecision) and plugin.scaler is None and gradient_clip_val:
+        plugin, root = self.trainer.precision_plugin, self.trainer.strategy.model
+        if isinstance(root, FullyShardedDataParallel) and gradient_clip_val and gradient_clip_algorithm != "value":
+            root.clip_grad_norm_(gradient_clip_val)
+        elif isinstance(plugin, MixedPrecision) and plugin.scaler is None and gradient_clip_val:
             algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
             Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
         else:
@@ -139,18 +147,26 @@ class NPModule(LightningModule):
         """Refuses bad values while they are still cheap to look at, on the host."""
         return batch.check()
 
+    def loss(self, batch: TaskBatch) -> Loss:
+        """What training minimises, on one micro-batch."""
+        return OBJECTIVES[self.objective](self.net, batch, self.num_samples, self.include_context)
+
     def training_step(self, batch: TaskBatch, batch_idx: int) -> torch.Tensor:
         """One step of the objective."""
-        loss = OBJECTIVES[self.objective](self.net, batch, self.num_samples, self.include_context)
-        if batch_idx % max(self.trainer.log_every_n_steps, 1) == 0 and not loss.total.isfinite():
-            raise DivergenceError(
-                f"the training loss is {loss.total.item()} at step {self.global_step}: lower the learning rate, clip "
-                "the gradient, or give the likelihood a floor"
-            )
-        self.log("train/loss", loss.total.detach(), prog_bar=True, batch_size=batch.num_tasks)
-        for name, value in loss.parts.items():
-            self.log(f"train/{name}", value, batch_size=batch.num_tasks)
+        loss = self.loss(batch)
+        if logs_now(self.trainer):
+            self._log_step({"loss": loss.total.detach(), **loss.parts}, batch_idx)
         return loss.total
+
+    def _log_step(self, values: dict[str, torch.Tensor], batch_idx: int) -> None:
+        """Logs the means over all micro-batches of a step, on all processes, with the last of them."""
+        trainer = self.trainer
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._micro_batches = []
+        self._micro_batches.append(torch.stack(list(values.values())))
+        if not trainer.fit_loop._should_accumulate():
+            means = trainer.strategy.reduce(torch.stack(self._micro_batches).mean(0), reduce_op="mean")
+            self.log_dict({f"train/{name}": mean for name, mean in zip(values, means, strict=True)})
 
     def on_validation_start(self) -> None:
         """Refuses a table that is scaled otherwise than the one of the checkpoint."""
@@ -170,11 +186,13 @@ class NPModule(LightningModule):
     def on_test_start(self) -> None:
         """One evaluation per test set."""
         self._check_units()
-        self.test_metrics = nn.ModuleList(Evaluation(self.energy_score) for _ in self.test_names).to(self.device)
+        kept = (Evaluation(self.energy_score, keep_tasks=True) for _ in self.test_names)
+        self.test_metrics = nn.ModuleList(kept).to(self.device)
 
     def test_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Scores a batch of one of the test sets."""
-        self.test_metrics[dataloader_idx].update(self(batch), batch)
+        number = batch_idx * self.trainer.world_size + self.trainer.global_rank
+        self.test_metrics[dataloader_idx].update(self(batch), batch, number)
 
     def on_test_epoch_end(self) -> None:
         """Logs and keeps every metric of every test set."""
@@ -182,6 +200,9 @@ class NPModule(LightningModule):
             f"{name}/{key}": value
             for name, metrics in zip(self.test_names, self.test_metrics, strict=True)
             for key, value in metrics.compute().items()
+        }
+        self.test_tasks = {
+            name: metrics.task_table() for name, metrics in zip(self.test_names, self.test_metrics, strict=True)
         }
         self.log_dict(self.test_results, rank_zero_only=False)
 
@@ -198,3 +219,9 @@ class NPModule(LightningModule):
     def test_names(self) -> tuple[str, ...]:
         """Names of the test sets, the in-distribution one first."""
         return tuple(getattr(self.trainer.datamodule, "test_names", ("test",)))
+
+
+def logs_now(trainer: Trainer) -> bool:
+    """Whether Lightning logs the training step that is being taken."""
+    every = trainer.log_every_n_steps
+    return every > 0 and (trainer.global_step + 1) % every == 0

@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -118,11 +119,14 @@ def complete(command: str, words: Sequence[str], base: str = "base") -> Start:
     needs_none = command == "fit" or only_prints(words)
     wanted = args.last("--ckpt_path") or ("null" if needs_none else "best")
     checkpoint, origin = find_checkpoint(wanted, root, name, version, "last" if command == "fit" else "best")
-    if not asked and origin is not None and origin.config.is_file():
-        asked = [str(origin.config)]
+    own = own_config(origin)
+    if not asked and own is not None:
+        asked = [str(own)]
     elif table:
         asked = with_table(asked, args, layers)
     elif not asked and not args.all("--model", "--model.net", "--data"):
+        if origin is not None and origin.config.is_file():
+            raise ConfigError(f"{origin.config} is damaged: give the --config that the run was started with")
         near = ", ".join(config_names("experiment")[:4])
         hint = f", for example {near}" if near else ""
         raise ConfigError(f"{command} needs --config EXPERIMENT{hint}; or a table of yours, --data.path FILE.csv")
@@ -133,7 +137,7 @@ def complete(command: str, words: Sequence[str], base: str = "base") -> Start:
     below = [] if expand(asked)[:1] == [find_config(base)] else [base]
     layers = expand([*below, *asked])
     # A checkpoint's settings of the model win over all others, so its run says what the model is called.
-    trained = [origin.config] if origin is not None and origin.config.is_file() else layers
+    trained = layers if own is None else [own]
     labels = {"model": label("model", trained), "data": label("data", layers)}
     done = [word for path in layers for word in ("--config", str(path))] + rest
     for group, found in labels.items():
@@ -143,6 +147,14 @@ def complete(command: str, words: Sequence[str], base: str = "base") -> Start:
         done.append(f"--ckpt_path={checkpoint}")
     done += [f"--runs_dir={run.root}", f"--name={run.name}", f"--version={run.version}"]
     return Start(done, run, continues)
+
+
+def own_config(run: Run | None) -> Path | None:
+    """The configuration that a run keeps; None where it is missing, empty or damaged."""
+    if run is not None and run.config.is_file():
+        with suppress(ConfigError):
+            return run.config if read_config(run.config) else None
+    return None
 
 
 def brings_table(args: Arguments, layers: Sequence[Path]) -> bool:
@@ -241,9 +253,7 @@ def checkpoint_at(place: str | Path, default: str = "best") -> Path:
     Raises:
         ConfigError: there is none.
     """
-    path = Path(place).resolve()
-    if path.is_dir() and not (path / "checkpoints").is_dir() and versions(path.parent, path.name):
-        path = path / str(versions(path.parent, path.name)[-1])
+    path = newest(place)
     if not path.is_dir():
         if path.is_file():
             return path
@@ -252,6 +262,14 @@ def checkpoint_at(place: str | Path, default: str = "best") -> Path:
     if not file.is_file():
         raise ConfigError(f"{path} has no checkpoint {default}.ckpt; {_instead(file)}")
     return file
+
+
+def newest(place: str | Path) -> Path:
+    """The folder of a run's newest version, where a path leaves the version out; any other path as it is."""
+    path = Path(place).resolve()
+    if path.is_dir() and not (path / "config.yaml").is_file() and not (path / "checkpoints").is_dir():
+        return path / str(max(versions(path.parent, path.name), default=""))
+    return path
 
 
 def _instead(missing: Path) -> str:
@@ -290,13 +308,19 @@ def _number(version: str | None) -> int | None:
 
 
 def _new(root: Path, name: str, version: int | None) -> Run:
-    # A launcher such as torchrun starts every process by itself, so they cannot agree on the next free number.
-    launched = "LOCAL_RANK" in os.environ
+    # torchrun and srun start every process by themselves, so they cannot agree on the next free number.
+    launched = "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
     if version is None and launched:
         raise ConfigError("several processes were started from outside: give them all the same --version")
     if version is None:
         version = max(versions(root, name), default=-1) + 1
     return Run(root, name, version)
+
+
+def process_rank() -> int:
+    """This process's rank among those that torchrun, SLURM or Lightning started; 0 where nothing did."""
+    # Lightning names only the rank on this machine; its first process has none, the others are above 0.
+    return next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), 0)
 
 
 def reserve(run: Run) -> bool:
@@ -308,7 +332,7 @@ def reserve(run: Run) -> bool:
     Raises:
         ConfigError: another run lives there, or the folder cannot be made.
     """
-    if "LOCAL_RANK" in os.environ:
+    if process_rank() > 0:
         return False
     try:
         run.folder.mkdir(parents=True)

@@ -3,13 +3,17 @@
 Imported by the dispatcher only when one of these commands runs: this is where seconds of imports are.
 """
 
+import errno
 import importlib
 import logging
+import os
 import pkgutil
 import shlex
 import sys
 import warnings
+import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +32,28 @@ import npexp.models
 from datamodules.base import NPDataModule
 from npexp.callbacks.board import Figures
 from npexp.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from npexp.callbacks.clock import RunClock, accumulation
+from npexp.callbacks.divergence import Divergence
+from npexp.callbacks.interruption import Interruption
 from npexp.callbacks.measurements import Measurements
 from npexp.callbacks.progress import RunProgress
+from npexp.callbacks.rate import NewRate
 from npexp.callbacks.results import Overview, TestReport
-from npexp.callbacks.seeding import RunClock, StepSeed
+from npexp.callbacks.seeding import StepSeed
+from npexp.callbacks.trial import Trial
 from npexp.cli_errors import explain
-from npexp.errors import ConfigError, NPError
-from npexp.facts import class_name, device_name, flatten, result_name, summary
+from npexp.config import flatten
+from npexp.errors import ConfigError, DataError, LostProcessError, NPError, StorageError
+from npexp.exchange import TRIAL
+from npexp.facts import class_name, device_name, result_name, summary
+from npexp.files import whole_file
 from npexp.loggers import Board, MetricsFile
 from npexp.module import NPModule
-from npexp.runs import Run, package_versions, revision
+from npexp.processes import GO_ON, announce_losses, is_launched, lost_contact
+from npexp.runs import Arguments, Run, package_versions, revision
 
+RATE = "--model.optimizer.init_args.lr", "--model.optimizer.lr"
+FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS  # what a disk says, and never a mistake in what was asked
 IRRELEVANT_WARNINGS = (
     r".*does not have many workers which may be a bottleneck.*",  # tasks are made faster than they are used
     r".*Checkpoint directory .* exists and is not empty.*",  # a resumed run, or the test of one
@@ -46,6 +61,7 @@ IRRELEVANT_WARNINGS = (
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # inside Lightning
     r".*It is recommended to use `self.log\('(val|test|loglik).*sync_dist=True.*",  # they sum over processes
     r".*You have overridden `on_before_batch_transfer`.*",  # so that batches are checked whoever makes them
+    r".*WeightAveraging callback, but loading a checkpoint outside the 'fit' stage.*",  # the average is what is tested
 )
 
 
@@ -69,11 +85,8 @@ class SaveRunConfig(SaveConfigCallback):
             return
         config = self.config.clone()
         config.defaults, config.version, config.ckpt_path, config.runs_dir = [], None, None, "runs"
-        path = run_of(config=self.config).config
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(self.parser.dump(config, skip_none=False))
-        temporary.replace(path)
+        with whole_file(run_of(config=self.config).config) as file:
+            file.write(self.parser.dump(config, skip_none=False))
 
 
 class CLI(LightningCLI):
@@ -86,6 +99,8 @@ class CLI(LightningCLI):
 
     def __init__(self, *args: Any, command: Sequence[str] = (), **kwargs: Any):
         self.command = shlex.join(["npexp", *command])
+        self.typed = Arguments(command)
+        self.new_rate: float | None = None  # instead of a checkpoint's
         super().__init__(*args, **kwargs)
 
     @staticmethod
@@ -105,6 +120,12 @@ class CLI(LightningCLI):
         parser.add_argument("--runs_dir", type=str, default="runs", help="The folder of all runs.")
         parser.add_argument("--model_name", type=str | None, help="What results call the model; null for its class.")
         parser.add_argument("--data_name", type=str | None, help="What results call the data; null for its class.")
+        parser.add_argument(
+            "--global_batch_size",
+            type=int | None,
+            help="Tasks per training step over all processes: each adds up gradients of as many batches of "
+            "data.batch_size as that takes. The run is then the same on any number of processes; null: one batch each.",
+        )
         for size in ("dx", "dy"):
             parser.link_arguments(f"data.{size}", f"model.net.init_args.{size}", apply_on="instantiate")
         parser.add_lightning_class_args(StepSeed, "step_seed")
@@ -115,12 +136,20 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(LastCheckpoint, "last")
 
     def _parse_ckpt_path(self) -> None:
-        """Takes the model's settings from the checkpoint, and says so where they differ from those given."""
+        """Takes the model's settings from the checkpoint, and says so where they differ from those given.
+
+        A learning rate that was typed stays: a run that diverged goes on with a lower one.
+        """
         if not self.config.get("subcommand"):
             return
-        checkpoint_steps(self.config[self.config.subcommand].get("ckpt_path"))  # refuses what is no checkpoint
+        checkpoint = self.config[self.config.subcommand].get("ckpt_path")
+        checkpoint_steps(checkpoint)  # refuses what is no checkpoint
+        if checkpoint and self.config.subcommand == "fit" and self.typed.all(*RATE):
+            self.new_rate = self.config.fit.model.optimizer.init_args.lr
         given = self.parser.dump(self.config, skip_none=False)
         super()._parse_ckpt_path()
+        if self.new_rate is not None:
+            self.config.fit.model.optimizer.init_args.lr = self.new_rate
         before, after = (
             flatten(yaml.safe_load(dump)[self.config.subcommand]["model"])
             for dump in (given, self.parser.dump(self.config, skip_none=False))
@@ -169,8 +198,12 @@ class CLI(LightningCLI):
         elif chosen is not None and chosen is not True:
             own += list(chosen) if isinstance(chosen, (list, tuple)) else [chosen]
         callbacks: list[Callback] = [Measurements(), RunClock(), Overview(summary(facts, config), text)]
-        if self.subcommand != "fit":
-            callbacks.append(TestReport(run.folder / "test_metrics.json", facts))
+        if self.subcommand == "fit":
+            callbacks += [Trial(run.folder)] if TRIAL in os.environ else []
+            callbacks += [Divergence(), Interruption(), *([] if self.new_rate is None else [NewRate(self.new_rate)])]
+        else:
+            warnings.filterwarnings("ignore", r".*callbacks used to create the checkpoint need to be provided.*")
+            callbacks.append(TestReport(run.folder, facts, config.figures.num_tasks))
         if settings.get("enable_progress_bar") is not False:
             callbacks.append(RunProgress())
         every = validation_interval(settings)
@@ -182,8 +215,17 @@ class CLI(LightningCLI):
                 val_check_interval=every,
                 **kwargs,
             )
-        except (MisconfigurationException, ValueError, TypeError) as error:
+        except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
             raise ConfigError(f"the trainer refuses its settings: {' '.join(str(error).split())}") from error
+        except KeyError as error:  # what SLURM tells the processes that it starts
+            raise ConfigError(f"{error} is not set: trainer/slurm is for jobs started with srun") from error
+        if self.subcommand == "fit" and config.global_batch_size is not None:
+            trainer.accumulate_grad_batches = accumulation(
+                config.global_batch_size,
+                self.datamodule.batch_size,
+                trainer.world_size,
+                settings["accumulate_grad_batches"],
+            )
         rank_zero_only(print)(
             f"{facts['model']} with {facts['parameters']:,} parameters on {facts['data']}; folder {shown(run.folder)}"
         )
@@ -202,6 +244,8 @@ class CLI(LightningCLI):
             "model_class": class_name(config.model.net),
             **({} if mixer is None else {"mixer": class_name(mixer)}),
             **({} if config.model.decoding is None else {"decoding": _words(config.model.decoding)}),
+            "likelihood": "joint" if self.model.net.traits["joint"] or config.model.decoding else "factorised",
+            "dy": self.model.net.dy,
             "data": result_name(config.data_name, "data", config.data),
             "data_class": class_name(config.data),
             "seed": config.seed_everything,
@@ -253,10 +297,27 @@ def checkpoint_steps(path: str | None) -> int:
     if path is None:
         return 0
     try:
-        return int(dict(torch.load(path, weights_only=True, map_location="cpu", mmap=True))["global_step"])
+        return steps_in(path)
     except Exception as error:  # torch raises many kinds, and a file of another program holds anything
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ConfigError(f"{path} is no checkpoint of npexp fit ({reason}): give another --ckpt_path") from error
+        raise ConfigError(f"{path} is no checkpoint of npexp fit ({reason}): {_other_checkpoint(path)}") from error
+
+
+def steps_in(path: str | Path) -> int:
+    """Training steps behind a checkpoint, whose checksums are compared first: PyTorch itself does not."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise DataError(f"{damaged} is damaged")
+    return int(dict(torch.load(path, weights_only=True, map_location="cpu", mmap=True))["global_step"])
+
+
+def _other_checkpoint(path: str) -> str:
+    """What to use in place of a damaged checkpoint: the other one of its run, where that is whole."""
+    for other in sorted(Path(path).parent.glob("*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True):
+        with suppress(Exception):
+            if other != Path(path):
+                return f"use --ckpt_path {other}, which has {steps_in(other)} steps"
+    return "give another --ckpt_path"
 
 
 def shown(folder: Path) -> str:
@@ -304,5 +365,21 @@ def run_command(typed: Sequence[str]) -> None:
 
     Args:
         typed: the arguments before they were completed.
+
+    Raises:
+        StorageError: the disk is full.
+        LostProcessError: another process of the run has died.
     """
-    make_cli(command=typed)
+    announce_losses()
+    try:
+        make_cli(command=typed)
+    except OSError as error:
+        if isinstance(error, NPError) or error.errno not in FULL:
+            raise
+        raise StorageError(f"cannot write ({error.strerror}): make room, then go on with --ckpt_path last") from error
+    except RuntimeError as error:
+        if not lost_contact(error):
+            raise
+        if is_launched():
+            raise SystemExit(LostProcessError.status) from error  # the first process says it
+        raise LostProcessError(f"a process of this run has died: {GO_ON}") from error

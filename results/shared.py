@@ -5,7 +5,6 @@ import csv
 import fcntl
 import itertools
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 
 import npexp
+from npexp import tables
 from npexp.callbacks.seeding import mix
 from npexp.metrics import Evaluation
 from npexp.models.base import NeuralProcess
@@ -75,17 +75,9 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; scripts `table.py` write their folder's, and a test holds these to the CSVs."""
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (heads, ["---"] * len(heads), *rows))
-
-
 def plus_minus(row: dict[str, str], key: str, digits: int = 3) -> str:
     """A value with its standard error, where that is known; empty where there is no value."""
-    if not row.get(key):
-        return ""
-    error = float(row[f"{key}_sem"])
-    return f"{float(row[key]):.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
+    return tables.plus_minus(float(row[key]), float(row[f"{key}_sem"]), digits) if row.get(key) else ""
 
 
 def fit(net: NeuralProcess, data: Any, steps: int, lr: float, seed: int = 0) -> NeuralProcess:
@@ -95,7 +87,7 @@ def fit(net: NeuralProcess, data: Any, steps: int, lr: float, seed: int = 0) -> 
     optimizer = torch.optim.Adam(net.parameters(), lr, fused=True)
     schedule = WarmupCosine(optimizer, total_steps=steps)
     for i in range(steps):
-        torch.manual_seed(mix(seed, i, i % data.steps_per_epoch, 0))
+        torch.manual_seed(mix(seed, i))
         train_step(net, optimizer, data.make_batch("train", i))
         schedule.step()
     return net.eval()

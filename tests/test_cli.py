@@ -13,7 +13,7 @@ import torch
 
 from npexp.cli import COMMANDS, main
 from npexp.config import config_names, expand
-from npexp.loggers import read_rows
+from npexp.run_files import read_rows
 from tests.datamodules import samples
 
 # Lightning's types for optimisers and schedules are of the kind that beartype calls old.
@@ -138,6 +138,18 @@ def test_a_run_from_fit_to_predict(here, capsys):
     assert found["command"] == "npexp test --config tiny.yaml"
     assert {"test/loglik_joint", "test/loglik_joint_sem", "test_periodic/rmse"} <= found.keys()
 
+    # What a report needs is beside it: the scores of each task, whose means these are, and a few predictions.
+    with np.load(folder / "test_tasks.npz") as tasks:
+        assert tasks["test_periodic/batch"].tolist() == [0, 0, 1, 1] and tasks["test/coverage"].shape == (4, 19)
+        assert tasks["test/crps"].mean() == pytest.approx(found["test/crps"])
+        assert np.sqrt(tasks["test/mse"].mean()) == pytest.approx(found["test/rmse"])
+    with np.load(folder / "test_examples.npz") as examples:
+        assert {"0/panel/xc", "0/panel/mean", "0/panel/stddev", "0/panel/truth"} <= set(examples)
+    assert (folder / "figures" / "predictions-curve.png").is_file()
+    assert (found["likelihood"], found["dy"]) == ("factorised", 1)
+    assert run("report", "--diff", "runs/tiny", "runs/tiny/0") == 0
+    assert "0.0000 ± 0.0000" in capsys.readouterr().out
+
     # Without a --config the run's own is used; testing leaves it alone, and the result is the same.
     assert run("test", "--ckpt_path", "runs/tiny/0/checkpoints/best.ckpt") == 0
     again = json.loads((folder / "test_metrics.json").read_text())
@@ -149,6 +161,7 @@ def test_a_run_from_fit_to_predict(here, capsys):
     assert run("test", "--config", "tiny.yaml", "--model.decoding.order=random", "--model.energy_score=false") == 0
     decoded = json.loads((folder / "test_metrics.json").read_text())
     assert "order random" in decoded["decoding"] and "test/energy_score" not in decoded
+    assert decoded["likelihood"] == "joint"
     assert decoded["test/loglik_marginal"] == pytest.approx(found["test/loglik_marginal"], rel=1e-6)
     assert abs(decoded["test/loglik_joint"] - found["test/loglik_joint"]) > 1e-6
     assert run("test", "--config", "tiny.yaml", "--model.decoding.order=rnadom") == 2

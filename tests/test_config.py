@@ -160,6 +160,22 @@ def test_processes_from_outside_must_agree_on_a_version(here, monkeypatch):
     assert not reserve(run)  # the first process made it, or will
 
 
+@pytest.mark.parametrize("rank", ["RANK", "SLURM_PROCID"])
+def test_the_first_of_processes_from_outside_makes_the_folder(here, monkeypatch, rank):
+    for name, value in {"RANK": {"LOCAL_RANK": "0"}, "SLURM_PROCID": {"SLURM_NTASKS": "2"}}[rank].items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="--version"):
+        complete("fit", ["--config=base"])
+    run = complete("fit", ["--config=base", "--version=4"]).run
+    monkeypatch.setenv(rank, "1")
+    assert not reserve(run) and not run.folder.exists()
+    monkeypatch.setenv(rank, "0")
+    assert reserve(run) and run.folder.is_dir()
+    (run.folder / "config.yaml").write_text("")
+    with pytest.raises(ConfigError, match="holds a run already"):
+        reserve(run)
+
+
 def test_the_names_of_model_and_data_are_kept(here):
     start = complete("fit", ["--config", "experiment/gp_rbf_tnp", "--config", "model/paper/tnpd"])
     assert {"--model_name=paper/tnpd", "--data_name=gp_rbf"} <= set(start.words)

@@ -1,37 +1,98 @@
-"""Two gloo processes give the numbers of one."""
+"""Two gloo processes give the numbers of one, whoever starts them: Lightning, torchrun or SLURM."""
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
+
+from npexp.cli import main
+from npexp.run_files import read_arrays, read_rows
+
+LAYERS = ["--config", "experiment/gp_rbf_cnp", "--data.num_val_batches=2", "--data.num_test_batches=7"]
+STEPS = ["--trainer.max_steps=4", "--trainer.log_every_n_steps=1", "--figures.num_tasks=0", "--model.net.dz=16"]
+FIT = ["fit", *LAYERS, *STEPS, "--data.batch_size=8", "--global_batch_size=16", "--version=0"]
+DDP = ["--config", "trainer/ddp", "--trainer.devices=2"]
+LIMIT = 200  # seconds
 
 
-def npexp(folder, *words):
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache")}
-    result = subprocess.run(
-        [sys.executable, "-m", "npexp", *words, "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"],
-        env=env,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
+def start(folder, *words, launcher=(), **variables):
+    """Starts npexp in a folder, with further environment variables."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache"), **variables}
+    words = [*launcher, "-m", "npexp", *words, "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    return subprocess.Popen(
+        [sys.executable, *words], env=env, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert result.returncode == 0, result.stderr[-3000:]
+
+
+def end(*processes):
+    """Waits for them, and kills whatever does not end in time."""
+    try:
+        for process in processes:
+            _, said = process.communicate(timeout=LIMIT)
+            assert process.returncode == 0, said[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def free_port():
+    """A port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+
+def losses(folder, name):
+    """A run's loss and learning rate by step."""
+    rows = read_rows(folder / f"runs/{name}/0/metrics.csv")
+    return [rows[step][key] for step in range(4) for key in ("train/loss", "train/learning_rate")]
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch):
+    """Runs npexp in this process, on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["npexp"])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yield lambda *words: main([*words, "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"])
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.slow
-def test_test_metrics_do_not_depend_on_the_number_of_processes(tmp_path):
-    layers = ["--config", "experiment/gp_rbf_cnp", "--data.num_val_batches=2", "--data.num_test_batches=7"]
-    ddp = ["--config", "trainer/ddp", "--trainer.devices=2"]
-    npexp(tmp_path, "fit", *layers, *ddp, "--trainer.max_steps=4", "--figures.num_tasks=0")
-    assert [p.name for p in (tmp_path / "runs/gp_rbf_cnp").iterdir()] == ["0"], "a folder per process"
-    results = []
-    for extra in ([], ddp):
-        npexp(tmp_path, "test", *layers, *extra)
-        results.append(json.loads((tmp_path / "runs/gp_rbf_cnp/0/test_metrics.json").read_text()))
+@pytest.mark.filterwarnings("ignore:.*PEP 484 type hint.* deprecated by PEP 585")  # Lightning's types
+def test_who_starts_how_many_processes_changes_nothing(tmp_path, alone):
+    assert alone(*FIT, "--name=one") == 0
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+    end(start(tmp_path, *FIT, "--name=torchrun", *DDP, launcher=torchrun))
+    slurm = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
+    slurm |= {
+        "SLURM_JOB_ID": "1234",
+        "SLURM_JOB_NAME": "fit",
+        "SLURM_NODELIST": "localhost",
+        "MASTER_PORT": free_port(),
+    }
+    words = [*FIT, "--name=slurm", "--config", "trainer/slurm", "--trainer.devices=2"]
+    end(*(start(tmp_path, *words, **slurm, SLURM_PROCID=str(i), SLURM_LOCALID=str(i)) for i in range(2)))
+    for name in ("torchrun", "slurm"):
+        assert losses(tmp_path, name) == pytest.approx(losses(tmp_path, "one"), rel=1e-5)
+        assert (tmp_path / f"runs/{name}/0/checkpoints/best.ckpt").is_file()
+
+    results, tasks = [], []
+    for run in (alone, lambda *words: end(start(tmp_path, *words, *DDP))):
+        run("test", *LAYERS, "--name=torchrun")
+        results.append(json.loads((tmp_path / "runs/torchrun/0/test_metrics.json").read_text()))
+        tasks.append(read_arrays(tmp_path / "runs/torchrun/0/test_tasks.npz"))
     numbers = [{k: v for k, v in r.items() if "/" in k} for r in results]
     assert numbers[0].keys() == numbers[1].keys() and len(numbers[0]) > 50
     for key, value in numbers[0].items():
         assert value == pytest.approx(numbers[1][key], rel=1e-6, abs=1e-7), key
+    assert tasks[0]["test/batch"].tolist() == [batch for batch in range(7) for _ in range(16)]
+    for key, values in tasks[0].items():
+        np.testing.assert_allclose(values, tasks[1][key], rtol=1e-5, atol=1e-6, err_msg=key)

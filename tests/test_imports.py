@@ -9,21 +9,22 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import from lower levels and from its own package; those on one line do not know each other.
 LEVELS = [
-    ["npexp.errors", "npexp.fresh", "npexp.memory"],
-    ["npexp.ops", "npexp.batch", "npexp.config", "npexp.columns"],
-    ["npexp.layers"],
+    ["npexp.errors", "npexp.fresh", "npexp.memory", "npexp.processes", "npexp.tables"],
+    ["npexp.ops", "npexp.files", "npexp.batch", "npexp.config", "npexp.columns"],
+    ["npexp.layers", "npexp.exchange", "npexp.run_files"],
     ["npexp.mixers", "npexp.likelihoods"],
     ["npexp.models"],
     ["npexp.cost", "npexp.mixer_costs"],
     ["npexp.registry", "npexp.objectives", "npexp.metrics", "npexp.scaling", "npexp.states"],
     ["npexp.predict", "npexp.module"],
     ["npexp.bandits", "npexp.runs", "npexp.schedules", "npexp.loggers"],
+    ["npexp.watch"],
     ["npexp.callbacks"],
     ["npexp.onnx_operators"],
     ["npexp.botorch"],
     ["npexp.cli_errors", "npexp.facts", "npexp.predict_files", "npexp.export", "npexp.sklearn", "npexp.mixer_table"],
     ["npexp.commands", "npexp.training_cli"],
-    ["npexp.bench"],
+    ["npexp.bench", "npexp.replay", "npexp.report", "npexp.sweep"],
     ["npexp.cli"],
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}

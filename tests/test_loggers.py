@@ -3,10 +3,10 @@
 import math
 
 import pytest
-from lightning.pytorch.callbacks import ModelCheckpoint
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from npexp.loggers import Board, MetricsFile, read_rows
+from npexp.loggers import Board, MetricsFile
+from npexp.run_files import read_rows
 
 
 def test_rows_of_one_step_are_one_row(tmp_path):
@@ -23,10 +23,10 @@ def test_a_resumed_file_drops_what_will_come_again(tmp_path):
     first = MetricsFile(tmp_path / "metrics.csv")
     for step in range(6):
         first.log_metrics({"a": float(step)}, step)
-    first.save()
+    first.write()
     second = MetricsFile(first.path, resume_step=4)
     second.log_metrics({"a": 40.0, "b": 1.0}, 4)
-    second.save()
+    second.write()
     rows = read_rows(first.path)
     assert list(rows) == [0, 1, 2, 3, 4]
     assert rows[3] == {"a": 3.0} and rows[4] == {"a": 40.0, "b": 1.0}
@@ -36,19 +36,19 @@ def test_a_new_run_starts_a_new_file(tmp_path):
     (tmp_path / "metrics.csv").write_text("step,a\n0,1.0\n")
     file = MetricsFile(tmp_path / "metrics.csv")
     file.log_metrics({"a": 2.0}, 7)
-    file.save()
+    file.write()
     assert read_rows(file.path) == {7: {"a": 2.0}}
 
 
-def test_a_checkpoint_writes_what_is_known(tmp_path):
+def test_the_file_is_written_now_and_then(tmp_path):
     file = MetricsFile(tmp_path / "metrics.csv", seconds=1000.0)
     for step in range(3):
         file.log_metrics({"a": 0.0}, step)
     assert list(read_rows(file.path)) == [0]  # the rest waits
-    file.after_save_checkpoint(ModelCheckpoint())
+    file.save()
+    assert list(read_rows(file.path)) == [0]
+    file.write()
     assert list(read_rows(file.path)) == [0, 1, 2]
-    file.log_metrics({"a": 0.0}, 3)  # the checkpoint's own step may be logged after it
-    assert list(read_rows(file.path)) == [0, 1, 2, 3]
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.csv"]
 
 

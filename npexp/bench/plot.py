@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 from npexp.bench.curves import crossings, slope
 from npexp.bench.record import Record
 from npexp.bench.tables import conditions
+from npexp.callbacks.figures import COLOURS, MARKERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe & Ito's
-MARKERS = "osD^vPX*"
 AXES = {"seconds": "time, seconds", "bytes": "memory growth, MiB"}
 STYLE = {
     "axes.spines.top": False,

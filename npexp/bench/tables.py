@@ -5,6 +5,7 @@ from typing import Any
 
 from npexp.bench.curves import crossings, slope
 from npexp.bench.record import Key, Record
+from npexp.tables import terminal
 
 MEANINGS = (
     "time: median by the {clock} of one call, with its quartiles. growth: peak memory beyond model, inputs and the "
@@ -78,24 +79,7 @@ def slopes(record: Record) -> Iterable[list[str]]:
 
 def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[Any]], notes: str = "") -> None:
     """Prints a table; words stand on the left, numbers on the right."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table(box=box.SIMPLE_HEAD, header_style="bold")
-    shown.pad_edge, shown.collapse_padding = False, True
-    for heading in headings:
-        words = heading in ("mode", "model", "status", "why")
-        shown.add_column(heading, justify="left" if words else "right", no_wrap=heading != "why")
-    for row in rows:
-        shown.add_row(*row)
-    console = Console(highlight=False, markup=False)
-    console.width = max(console.width, 130)  # lines that a terminal breaks are better than words cut off
-    console.print(title)
-    console.print(shown)
-    if notes:
-        console.print(notes)
-        console.print()
+    terminal(title, headings, rows, words=("mode", "model", "status", "why"), wrapped="why", notes=notes)
 
 
 def number(value: int | float) -> str:

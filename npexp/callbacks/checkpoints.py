@@ -1,18 +1,74 @@
 """The two checkpoints of a run, `checkpoints/best.ckpt` and `checkpoints/last.ckpt`.
 
-Both are written to a temporary file first and then renamed, so a run killed at any moment leaves whole files.
+A run killed at any moment leaves whole files, and a history that reaches up to its newest checkpoint.
 """
 
+import io
 import sys
+from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from npexp.errors import UnknownNameError
+from npexp.files import whole_file
+from npexp.loggers import MetricsFile
 
 
-class BestCheckpoint(ModelCheckpoint):
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints whole or not at all.
+
+    Lightning's own writer moves them over from the temporary folder; where that is another file system, the move is a
+    copy, which a kill leaves half done.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Writes a checkpoint.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        if "://" in str(path):  # a store that is no file system has its own ways
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        with whole_file(path, "wb") as file:
+            file.write(content.getbuffer())
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """What both checkpoints share: how files are written, and the metrics before them.
+
+    Args:
+        filename: without the suffix.
+        **kwargs: see `ModelCheckpoint`.
+    """
+
+    def __init__(self, filename: str, **kwargs: Any):
+        super().__init__(filename=filename, save_on_train_epoch_end=False, enable_version_counter=False, **kwargs)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Clears away what a killed run was writing."""
+        super().setup(trainer, pl_module, stage)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that the user has chosen
+            trainer.strategy.checkpoint_io = WholeCheckpointIO()
+        if stage == "fit" and trainer.is_global_zero:
+            for part in Path(self.dirpath).glob("*.part"):
+                part.unlink()
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        if trainer.is_global_zero:
+            # First, as a resumed run cannot make up for what was logged before its checkpoint.
+            for logger in trainer.loggers:
+                logger.write() if isinstance(logger, MetricsFile) else logger.save()
+        super()._save_checkpoint(trainer, filepath)
+
+
+class BestCheckpoint(RunCheckpoint):
     """Keeps the weights of the best validation.
 
     Args:
@@ -21,9 +77,7 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, monitor: str = "val/loglik_joint", mode: Literal["max", "min"] = "max"):
-        super().__init__(
-            filename="best", monitor=monitor, mode=mode, save_on_train_epoch_end=False, enable_version_counter=False
-        )
+        super().__init__("best", monitor=monitor, mode=mode)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the state if it is the best so far.
@@ -47,7 +101,7 @@ class BestCheckpoint(ModelCheckpoint):
             )
 
 
-class LastCheckpoint(ModelCheckpoint):
+class LastCheckpoint(RunCheckpoint):
     """Keeps the newest state of a run, for resuming: every so many steps, after each validation and at the end.
 
     When a validation follows the step, the state is saved after it: its result is then part of the state, and a
@@ -58,12 +112,7 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, every_n_train_steps: int = 1000):
-        super().__init__(
-            filename="last",
-            every_n_train_steps=every_n_train_steps,
-            save_on_train_epoch_end=False,
-            enable_version_counter=False,
-        )
+        super().__init__("last", every_n_train_steps=every_n_train_steps)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -71,6 +120,7 @@ class LastCheckpoint(ModelCheckpoint):
         """Saves when it is time and no validation comes between."""
         due = trainer.global_step % self._every_n_train_steps == 0 or trainer.global_step == trainer.max_steps
         if due and not validates_after(trainer, batch_idx):
+            log_now(trainer)
             self.save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -85,6 +135,17 @@ class LastCheckpoint(ModelCheckpoint):
         """Writes `last.ckpt`, unless it holds this step already."""
         if not self._should_skip_saving_checkpoint(trainer):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+def log_now(trainer: Trainer) -> None:
+    """Logs the step just taken in the metrics file, which Lightning does only after the callbacks."""
+    connector, step = trainer._logger_connector, trainer.fit_loop.epoch_loop._batches_that_stepped
+    if connector.should_update_logs:
+        metrics = connector.metrics["log"].items()  # on all processes, which may have to add up
+        row = {"epoch": float(trainer.current_epoch), **{name: float(value) for name, value in metrics}}
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                logger.log_metrics(row, step)
 
 
 def validates_after(trainer: Trainer, batch_idx: int) -> bool:

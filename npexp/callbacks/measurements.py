@@ -5,10 +5,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import FSDPStrategy
 from torch.optim import Optimizer
 
 from npexp.batch import TaskBatch
 from npexp.memory import peak_memory, reset_peak_memory
+from npexp.module import logs_now
 
 
 class Measurements(Callback):
@@ -40,7 +42,10 @@ class Measurements(Callback):
         if not logs_now(trainer):
             return
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        pl_module.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if isinstance(trainer.strategy, FSDPStrategy):  # each process has its share of the gradient
+            norm = trainer.strategy.reduce(norm.square(), reduce_op="sum").sqrt()
+        pl_module.log("train/gradient_norm", norm)
         pl_module.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 
     def on_train_batch_end(
@@ -49,7 +54,7 @@ class Measurements(Callback):
         """Counts the tasks, and logs speed and memory when it is time."""
         self._tasks += batch.num_tasks
         # The counters have moved on: the step just taken is the one that Lightning is about to log.
-        if trainer.global_step % trainer.log_every_n_steps:
+        if trainer.fit_loop._should_accumulate() or trainer.global_step % trainer.log_every_n_steps:
             return
         rate = self._tasks / (time.perf_counter() - self._since)
         pl_module.log("perf/tasks_per_second", rate, sync_dist=True, reduce_fx="sum")
@@ -57,8 +62,3 @@ class Measurements(Callback):
         if peak is not None:
             pl_module.log("perf/peak_memory_mb", peak / 2**20, sync_dist=True, reduce_fx="max")
         self._since = None
-
-
-def logs_now(trainer: Trainer) -> bool:
-    """Whether Lightning logs the step that is being taken."""
-    return (trainer.global_step + 1) % trainer.log_every_n_steps == 0

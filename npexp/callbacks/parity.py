@@ -6,13 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
-from npexp.batch import TaskBatch, real
 from npexp.callbacks.figures import BLUE, GREY, VERMILION, panel_figure
-from npexp.columns import Columns
-from npexp.likelihoods import Predictive
-from npexp.scaling import Scaling
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,33 +34,6 @@ class Parity(NamedTuple):
     mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
-
-
-def parities(batch: TaskBatch, law: Predictive, scaling: Scaling | None, columns: Columns | None) -> list[Parity]:
-    """The first outputs of a task, at targets spread over the real ones.
-
-    Args:
-        batch: a single task, `b` = 1.
-        law: what is predicted at its targets.
-        scaling: from raw units; None where they are not known, or where the batch has them.
-        columns: of the table that the task comes from.
-    """
-    mask = real(batch.mask_t, batch.yt)[0].cpu()
-    predicted = torch.cat([law.mean, *law.quantile(LEVELS)]).detach().cpu()
-    values = torch.cat([batch.yt.cpu().to(predicted), predicted])[:, mask].double().numpy()
-    if scaling is not None:
-        values = scaling.y_shift + np.array(scaling.y_scale) * values
-    if columns is not None:
-        outputs = columns.split(batch.xt[0].cpu()[mask].numpy(), values)
-    else:
-        outputs = {f"y{i}": values[..., i] for i in range(values.shape[2])}
-    size = f"{int(batch.num_context)} context points"
-    found = []
-    for name, output in list(outputs.items())[:MOST_OUTPUTS]:
-        n = output.shape[1]
-        spread = output[:, np.linspace(0, n - 1, min(n, MOST_POINTS)).astype(int)]
-        found.append(Parity(size if columns is None and len(outputs) == 1 else f"{name}: {size}", *spread))
-    return found
 
 
 def parity_figure(tasks: Sequence[Sequence[Parity]], columns: int = 3) -> Figure:

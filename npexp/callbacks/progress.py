@@ -33,6 +33,7 @@ class RunProgress(ProgressBar):
         self._run: TaskID | None = None
         self._part: TaskID | None = None
         self._shown = 0.0
+        self._loss = float("nan")
 
     def disable(self) -> None:
         """Called by Lightning on all processes but the first."""
@@ -55,6 +56,7 @@ class RunProgress(ProgressBar):
         done = trainer.global_step == trainer.max_steps
         if self._run is not None and (done or time.monotonic() - self._shown > self.seconds):
             self._shown = time.monotonic()
+            self._loss = outputs["loss"].item() * trainer.accumulate_grad_batches  # this process's newest micro-batch
             self._bars.update(self._run, completed=trainer.global_step, news=self._news(trainer, pl_module))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -120,7 +122,7 @@ class RunProgress(ProgressBar):
         self._bars = self._run = self._part = None
 
     def _news(self, trainer: Trainer, pl_module: LightningModule) -> str:
-        metrics = self.get_metrics(trainer, pl_module)
+        metrics = {"loss": self._loss, **self.get_metrics(trainer, pl_module)}
         return "  ".join(f"{k.rpartition('/')[2]} {v:.3f}" for k, v in metrics.items() if isinstance(v, float))
 
 

@@ -1,15 +1,18 @@
 """What a run leaves to read: the board's overview, the table of a test and `test_metrics.json`."""
 
-import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from npexp.callbacks.examples import pack
+from npexp.callbacks.panels import predicted
 from npexp.loggers import Board
+from npexp.metrics.scores import LEVELS
+from npexp.run_files import EXAMPLES, RESULTS, TASKS, write_arrays, write_json
+from npexp.tables import plus_minus
 
 LAYOUT = {
     "Neural Process": {
@@ -68,44 +71,39 @@ def boards(trainer: Trainer) -> list[Board]:
 
 
 class TestReport(Callback):
-    """Prints a table after `test` and writes `test_metrics.json`; after `validate`, prints the table only.
+    """Prints a table after `test` and writes what a report needs; after `validate`, prints the table only.
+
+    The files are `test_metrics.json`, `test_tasks.npz` and `test_examples.npz`, see `npexp.run_files`.
 
     Args:
-        path: the JSON file.
-        facts: what goes into the file beside the metrics, e.g. model, data, seed, steps and revision.
+        folder: of the run.
+        facts: what goes into the JSON file beside the metrics, e.g. model, data, seed, steps and revision.
+        num_examples: tasks for which predictions are kept, those of the board's figures.
     """
 
     __test__ = False  # not a test, whatever its name says to pytest
 
-    def __init__(self, path: str | Path, facts: Mapping[str, Any]):
-        self.path = Path(path)
+    def __init__(self, folder: str | Path, facts: Mapping[str, Any], num_examples: int):
+        self.folder = Path(folder)
         self.facts = dict(facts)
+        self.num_examples = num_examples
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reports on the test sets."""
+        tasks = trainer.datamodule.plot_tasks(self.num_examples) if self.num_examples else []
+        examples = [predicted(trainer, pl_module, task) for task in tasks]
         if trainer.is_global_zero:
+            scores = {f"{name}/{k}": v for name, table in pl_module.test_tasks.items() for k, v in table.items()}
+            write_arrays(self.folder / TASKS, {"levels": LEVELS, **scores})
+            write_arrays(self.folder / EXAMPLES, pack(examples))
             results = dict(pl_module.test_results)
-            write_json(self.path, {**results, **self.facts})
+            write_json(self.folder / RESULTS, {**results, **self.facts})
             print_table(results)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reports on the validation set, unless training goes on."""
         if trainer.is_global_zero and not trainer.training and trainer.state.fn == "validate":
             print_table({name: float(value) for name, value in trainer.callback_metrics.items() if "/" in name})
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file whole or not at all; NaN and infinities become null, which JSON has a word for.
-
-    Args:
-        path: the file.
-        content: a flat mapping.
-    """
-    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in content.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(plain, indent=2, allow_nan=False) + "\n")
-    os.replace(temporary, path)
 
 
 def print_table(results: Mapping[str, float]) -> None:
@@ -132,7 +130,4 @@ def print_table(results: Mapping[str, float]) -> None:
 
 
 def _cell(results: Mapping[str, float], name: str) -> str:
-    if name not in results:
-        return ""
-    error = results.get(f"{name}_sem", math.nan)  # one batch alone has none
-    return f"{results[name]:.4f}" + ("" if math.isnan(error) else f" ± {error:.4f}")
+    return plus_minus(results[name], results.get(f"{name}_sem", math.nan), 4) if name in results else ""

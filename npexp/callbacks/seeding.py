@@ -1,4 +1,4 @@
-"""Randomness and schedules that depend on the step alone, so that a resumed run continues exactly."""
+"""Randomness that depends on the numbers of the batches alone, so that a resumed run continues exactly."""
 
 from typing import Any
 
@@ -7,7 +7,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from npexp.errors import ConfigError
-from npexp.schedules import WarmupCosine
 
 
 def mix(*words: int) -> int:
@@ -18,7 +17,7 @@ def mix(*words: int) -> int:
 
 
 class StepSeed(Callback):
-    """Makes dropout and latent draws of each training batch a function of seed, step, batch and process.
+    """Makes dropout and latent draws of each micro-batch a function of the seed and of its number, see `batch_number`.
 
     Generator states are in no checkpoint, and Lightning gives all processes the same one: without this a resumed run
     would draw other noise, and all processes the same.
@@ -32,26 +31,19 @@ class StepSeed(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seeds PyTorch's generators, on every device."""
-        # The batch tells apart those whose gradients are accumulated into one step.
-        torch.manual_seed(mix(self.seed, trainer.global_step, batch_idx, trainer.global_rank))
+        torch.manual_seed(mix(self.seed, batch_number(trainer)))
 
 
-class RunClock(Callback):
-    """Keeps schedules and logged steps in line with the run, also when it is resumed with other settings."""
+def batch_number(trainer: Trainer) -> int:
+    """The global number of the micro-batch that this process is training on: no other has it, on no process.
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tells each `WarmupCosine` without a length how long the run is."""
-        for entry in trainer.lr_scheduler_configs:
-            if isinstance(entry.scheduler, WarmupCosine) and entry.scheduler.total_steps is None:
-                steps = trainer.estimated_stepping_batches
-                if steps == float("inf"):
-                    raise ConfigError("WarmupCosine needs a run of known length: set trainer.max_steps")
-                entry.scheduler.set_length(int(steps))
-
-    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
-        """Corrects the step that metrics are logged under.
-
-        Lightning counts it apart from `global_step`, and one short after resuming from a checkpoint that was saved
-        by a validation when the resumed run validates at other steps.
-        """
-        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+    Raises:
+        ConfigError: the training loader does not number its batches.
+    """
+    number = getattr(trainer.train_dataloader, "number", None)
+    if number is None:
+        raise ConfigError(
+            "expected a training loader with the `number` of its newest batch, got "
+            f"{type(trainer.train_dataloader).__name__}: use datamodules.loader.train_loader"
+        )
+    return number

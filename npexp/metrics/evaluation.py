@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from npexp.batch import TaskBatch
 from npexp.errors import DataError
 from npexp.likelihoods.base import Predictive
-from npexp.metrics.scores import LEVELS, NO_FLOAT64, pooled_loglik, task_scores
+from npexp.metrics.scores import LEVELS, NO_FLOAT64, mean_output, pooled_loglik, task_scores
 
 AVERAGED = (
     "loglik_joint",
@@ -24,6 +26,12 @@ AVERAGED = (
     "coverage_95",
 )
 """What is averaged, one row of the state each; `mse` is reported as its root."""
+
+TASK_SCORES = tuple(name for name in AVERAGED if name != "loglik_pooled")
+"""What each task has by itself."""
+
+TASK_FACTS = ("batch", "task", "num_context", "num_target", "y_mean")
+"""What is kept of each task beside its scores: its place in the test set, its sizes and the mean of all its outputs."""
 
 EDGES = (0, *(2**k for k in range(17)))
 """Smallest context size of each bin; the last bin is open."""
@@ -61,6 +69,7 @@ class Evaluation(Metric):
 
     Args:
         energy: also the energy score. It needs 64 samples of every task: leave it out where that is too slow.
+        keep_tasks: also keeps the scores of every task, some 300 bytes each, for `task_table`.
     """
 
     is_differentiable = False
@@ -69,23 +78,27 @@ class Evaluation(Metric):
     moments: Tensor
     coverage: Tensor
     by_context: Tensor
+    rows: list[Tensor]
 
-    def __init__(self, energy: bool = True):
+    def __init__(self, energy: bool = True, keep_tasks: bool = False):
         super().__init__()
-        self.energy = energy
+        self.energy, self.keep_tasks = energy, keep_tasks
         for name, shape in {
             "moments": (len(AVERAGED), 3, 3),  # `_cross_sums` of each score
             "coverage": (2 + len(LEVELS), 2 + len(LEVELS)),  # `_cross_sums` of the shares inside at each level
             "by_context": (len(EDGES), 2),  # count, sum
         }.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        if keep_tasks:
+            self.add_state("rows", [], dist_reduce_fx="cat")
 
-    def update(self, pred: Predictive, batch: TaskBatch) -> None:
+    def update(self, pred: Predictive, batch: TaskBatch, number: int = 0) -> None:
         """Adds one batch of the task generator.
 
         Args:
             pred: the prediction at `batch.xt`.
             batch: the tasks.
+            number: of the batch, counted over all processes; for `task_table`.
         """
         scores = {k: v.to(self.moments) for k, v in task_scores(pred, batch, energy=self.energy).items()}
         num_context, num_target = batch.num_context.to(self.device), batch.num_target.to(self.device)
@@ -97,6 +110,12 @@ class Evaluation(Metric):
         self.moments = self.moments + torch.stack([_cross_sums(scores.get(name, absent)) for name in AVERAGED])
         self.coverage = self.coverage + _cross_sums(scores["pit_coverage"])
         self.by_context = self.by_context.index_add(0, bins, torch.stack([torch.ones_like(loglik), loglik], dim=1))
+        if self.keep_tasks:
+            places = [torch.full_like(loglik, number), torch.arange(len(loglik)), num_context, num_target]
+            unknown = torch.full_like(loglik, torch.nan)
+            columns = [*places, mean_output(batch), *(scores.get(name, unknown) for name in TASK_SCORES)]
+            columns = [column.to(loglik) for column in columns]
+            self.rows.append(torch.cat([torch.stack(columns, dim=1), scores["pit_coverage"]], dim=1))
 
     def compute(self) -> dict[str, float]:
         """Means and standard errors over everything seen by all processes.
@@ -117,6 +136,19 @@ class Evaluation(Metric):
             flat |= {name: float(mean), f"{name}_sem": float(sem)}
         bins = {_bin_name(i): float(total / count) for i, (count, total) in enumerate(by_context) if count > 0}
         return flat | bins
+
+    def task_table(self) -> dict[str, np.ndarray]:
+        """Every task that the processes have seen, in the order of the test set: all processes must call it together.
+
+        Returns:
+            `[n]` float64 for each of `TASK_FACTS` and `TASK_SCORES`, NaN where a score is unknown; and "coverage",
+            `[n, k]`, the share of targets inside the central interval of each of `npexp.metrics.scores.LEVELS`.
+        """
+        with self.sync_context():
+            rows = dim_zero_cat(self.rows).cpu().numpy()
+        rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+        names = (*TASK_FACTS, *TASK_SCORES)
+        return {name: rows[:, i] for i, name in enumerate(names)} | {"coverage": rows[:, len(names) :]}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> "Evaluation":
         # Half-precision training casts whole modules: sums follow to a new device, but never to another dtype.

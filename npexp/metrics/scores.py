@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from npexp.batch import TaskBatch
+from npexp.batch import TaskBatch, real
 from npexp.likelihoods.base import Predictive
 
 LEVELS = tuple(k / 20 for k in range(1, 20))
@@ -115,6 +115,12 @@ def energy_score(pred: Predictive, batch: TaskBatch) -> Float64[Tensor, " b"]:
         return draws.norm(dim=1).mean() - torch.pdist(draws).mean() / 2
 
     return torch.stack([one(e) for e in error.unbind(1)]) / _num_values(batch).sqrt()
+
+
+def mean_output(batch: TaskBatch) -> Float64[Tensor, " b"]:
+    """Mean of each task's outputs, context and targets together: by it a task is known again."""
+    masks = [real(batch.mask_c, batch.yc), real(batch.mask_t, batch.yt)]
+    return mean_over_targets(torch.cat([batch.yc, batch.yt], dim=1), torch.cat(masks, dim=1)[..., None])
 
 
 def mean_over_targets(values: Float[Tensor, "b nt dy"], mask: Bool[Tensor, "b nt 1"]) -> Float64[Tensor, " b"]:

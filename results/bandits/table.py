@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
-from shared import markdown, read
+from shared import read
+
+from npexp.tables import markdown
 
 HERE = Path(__file__).parent
 TO = HERE / "wheel.md"

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1]))
-from shared import markdown, read
+from shared import read
+
+from npexp.tables import markdown
 
 HERE = Path(__file__).parent
 TO = HERE / "bench.md"

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
-from shared import markdown, plus_minus, read
+from shared import plus_minus, read
+
+from npexp.tables import markdown
 
 HERE = Path(__file__).parent
 TO = HERE / "regret.md"

@@ -12,7 +12,8 @@ from datamodules import Frame
 from npexp.batch import TaskBatch
 from npexp.callbacks.board import Figures
 from npexp.callbacks.figures import BLUE, VERMILION
-from npexp.callbacks.parity import MOST_OUTPUTS, MOST_POINTS, Parity, parities, parity_figure
+from npexp.callbacks.panels import parities
+from npexp.callbacks.parity import MOST_OUTPUTS, MOST_POINTS, Parity, parity_figure
 from npexp.columns import Column, Columns
 from npexp.likelihoods import DiagonalGaussian
 from npexp.scaling import Scaling
@@ -113,9 +114,12 @@ def test_a_table_is_on_the_board(tmp_path, monkeypatch):
     module = npexp.NPModule(npexp.build("cnp", dx=data.dx, dy=data.dy, dz=8))
     board, drawn = TensorBoardLogger(tmp_path), []
     monkeypatch.setattr(board.experiment, "add_figure", lambda *args: drawn.append(args))
-    settings = {"enable_checkpointing": False, "enable_progress_bar": False, "log_every_n_steps": 1}
-    Trainer(max_steps=2, accelerator="cpu", logger=board, callbacks=[Figures(2)], **settings).fit(module, data)
+    settings = {"enable_checkpointing": False, "enable_progress_bar": False, "default_root_dir": tmp_path}
+    Trainer(max_steps=2, log_every_n_steps=1, accelerator="cpu", logger=board, callbacks=[Figures(2)], **settings).fit(
+        module, data
+    )
     ((name, figure, step),) = drawn
     assert (name, step, len(figure.axes)) == ("predictions/parity", 2, 4)
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["predictions-parity.png"]
     observed = np.concatenate([line.get_xdata() for line in figure.axes[0].lines[:2]])
     assert len(observed) and np.isin(observed.round(3), weather().t.round(3)).all()

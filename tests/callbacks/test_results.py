@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from npexp.callbacks.results import print_table, write_json
+from npexp.callbacks.results import print_table
+from npexp.run_files import write_json
 
 RESULTS = {"test/loglik_joint": 1.25, "test/loglik_joint_sem": 0.5, "test_unseen/loglik_joint": -3.0}
 

@@ -1,4 +1,4 @@
-"""Noise and schedules that depend on the step alone."""
+"""Noise that depends on the number of the batch alone."""
 
 import itertools
 from types import SimpleNamespace
@@ -6,74 +6,28 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from npexp.callbacks.seeding import RunClock, StepSeed, mix
+from npexp.callbacks.seeding import StepSeed, mix
 from npexp.errors import ConfigError
-from npexp.schedules import WarmupCosine
 
 pytestmark = pytest.mark.usefixtures("untyped")  # stand-ins take the trainer's place
 
 
-def draw(seed: int, step: int, batch: int, rank: int) -> float:
-    StepSeed(seed).on_train_batch_start(SimpleNamespace(global_step=step, global_rank=rank), None, None, batch)
+def draw(seed: int, number: int, **rest: int) -> float:
+    trainer = SimpleNamespace(train_dataloader=SimpleNamespace(number=number), **rest)
+    StepSeed(seed).on_train_batch_start(trainer, None, None, 0)
     return torch.rand(()).item()
 
 
-def test_noise_is_a_function_of_seed_step_batch_and_process():
-    assert draw(0, 7, 3, 1) == draw(0, 7, 3, 1)
-    assert len({draw(*words) for words in itertools.product(range(3), repeat=4)}) == 81
+def test_noise_is_a_function_of_seed_and_batch():
+    assert draw(0, 7, global_rank=1, global_step=3) == draw(0, 7, global_rank=0, global_step=1)
+    assert len({draw(*words) for words in itertools.product(range(9), repeat=2)}) == 81
+
+
+def test_batches_without_numbers_are_refused():
+    with pytest.raises(ConfigError, match="with the `number` of its newest batch, got list"):
+        StepSeed().on_train_batch_start(SimpleNamespace(train_dataloader=[]), None, None, 0)
 
 
 def test_seeds_do_not_collide_where_sums_do():
     assert len({mix(a, b, c) for a in range(20) for b in range(20) for c in range(4)}) == 1600
     assert 0 <= mix(2**40, 1) < 2**32
-
-
-def scheduler(**kwargs) -> WarmupCosine:
-    return WarmupCosine(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0), **kwargs)
-
-
-def rates(schedule: WarmupCosine, steps: int) -> list[float]:
-    found = []
-    for _ in range(steps):
-        found.append(schedule.optimizer.param_groups[0]["lr"])
-        schedule.optimizer.step()
-        schedule.step()
-    return found
-
-
-def test_the_rate_rises_to_the_full_one_and_falls_to_zero():
-    found = rates(scheduler(warmup=0.25, total_steps=13), 15)
-    assert found[:4] == pytest.approx([0.5, 1.0, 1.5, 2.0])
-    assert found[8] == pytest.approx(1.0) and found[13:] == [0.0, 0.0]
-
-
-def test_the_length_of_the_run_is_filled_in():
-    for warmup in (0.0, 0.3):
-        schedule = scheduler(warmup=warmup)
-        trainer = SimpleNamespace(
-            lr_scheduler_configs=[SimpleNamespace(scheduler=schedule)], estimated_stepping_batches=10
-        )
-        RunClock().on_train_start(trainer, None)
-        assert rates(schedule, 10) == pytest.approx(rates(scheduler(warmup=warmup, total_steps=10), 10))
-
-
-def test_a_resumed_schedule_follows_the_new_length():
-    old = scheduler(total_steps=10)
-    rates(old, 5)
-    new = scheduler(total_steps=20)
-    new.load_state_dict(old.state_dict())
-    assert new.last_epoch == 5 and rates(new, 2)[1] == pytest.approx(2 * new.factor(6)) and new.total_steps == 20
-
-
-@pytest.mark.parametrize("kwargs", [{"warmup": -0.1}, {"warmup": 1.0}, {"total_steps": 0}])
-def test_impossible_schedules_are_refused(kwargs):
-    with pytest.raises(ConfigError):
-        scheduler(**kwargs)
-
-
-def test_a_run_without_end_is_refused():
-    trainer = SimpleNamespace(
-        lr_scheduler_configs=[SimpleNamespace(scheduler=scheduler())], estimated_stepping_batches=float("inf")
-    )
-    with pytest.raises(ConfigError, match="max_steps"):
-        RunClock().on_train_start(trainer, None)

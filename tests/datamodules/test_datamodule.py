@@ -94,7 +94,7 @@ def test_state_resumes_in_mid_epoch(make, workers):
     stream = iter(loader)
     head = [next(stream) for _ in range(3)]
     state = pickle.loads(pickle.dumps(loader.state_dict()))
-    assert state == {"epoch": 0, "seen": 3}
+    assert state == {"epoch": 0, "step": 3, "number": 3} and loader.number == 2
     resumed = make(num_workers=workers).train_dataloader()
     resumed.load_state_dict(state)
     assert identical(head + list(resumed), full)
@@ -145,8 +145,8 @@ def test_lightning_resumes_bit_for_bit(make, tmp_path, resume_at):
     assert torch.equal(resumed.weight, unbroken.weight)
 
 
-def on_rank(dm, rank, world):
-    dm.trainer = SimpleNamespace(global_rank=rank, world_size=world)
+def on_rank(dm, rank, world, per_step=1):
+    dm.trainer = SimpleNamespace(global_rank=rank, world_size=world, accumulate_grad_batches=per_step)
     return dm
 
 
@@ -155,6 +155,42 @@ def test_ranks_see_different_tasks(make):
     assert not any(same(a, b) for a in ranks[0] for b in ranks[1])
     merged = [batch for pair in zip(*ranks, strict=True) for batch in pair]
     assert identical(merged, [make().make_batch("train", i) for i in range(8)])
+
+
+def numbers(loader, epoch=0):
+    """The global numbers of an epoch's batches."""
+    loader.sampler.set_epoch(epoch)
+    return [loader.number for _ in loader]
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_a_step_takes_the_same_batches_on_any_number_of_processes(make, world):
+    per_step = 4 // world
+    ranks = [on_rank(make(), rank, world, per_step).train_dataloader() for rank in range(world)]
+    for epoch in range(2):
+        taken = np.array([numbers(loader, epoch) for loader in ranks]).reshape(world, 4, per_step)
+        steps = [sorted(taken[:, step].flat) for step in range(4)]
+        assert steps == [list(range(4 * t, 4 * t + 4)) for t in range(4 * epoch, 4 * epoch + 4)]
+
+
+@pytest.mark.parametrize("before, after", [((1, 4), (2, 2)), ((4, 1), (1, 4)), ((2, 1), (1, 1)), ((1, 1), (2, 3))])
+def test_other_processes_continue_the_stream(make, before, after):
+    """Restarted in a third step: steps are repeated whole, batches never left out or seen twice."""
+    (world, per_step), (new_world, new_per_step) = before, after
+    loader = on_rank(make(), 0, world, per_step).train_dataloader()
+    loader.sampler.set_epoch(1)
+    stream = iter(loader)
+    for _ in range(2 * per_step + (per_step > 1)):
+        next(stream)
+    state = loader.state_dict()
+    first = 6 * world * per_step
+    assert state == {"epoch": 1, "step": 2, "number": first}
+    ranks = [on_rank(make(), rank, new_world, new_per_step).train_dataloader() for rank in range(new_world)]
+    for loader in ranks:
+        loader.load_state_dict(state)
+    rest = sorted(number for epoch in (1, 2) for loader in ranks for number in numbers(loader, epoch))
+    assert rest == list(range(first, first + 6 * new_world * new_per_step))
+    assert ranks[0].state_dict() == {"epoch": 2, "step": 4, "number": first + 6 * new_world * new_per_step}
 
 
 def test_ranks_share_evaluation(make):

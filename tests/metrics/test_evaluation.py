@@ -24,8 +24,8 @@ BY_BATCH = {"loglik_pooled", *(f"{name}_sem" for name in NAMES)}
 
 def evaluate(batches, **settings):
     metric = Evaluation(**settings)
-    for pred, batch in batches:
-        metric.update(pred, batch)
+    for number, (pred, batch) in enumerate(batches):
+        metric.update(pred, batch, number)
     return metric
 
 
@@ -216,15 +216,40 @@ def test_works_under_inference_mode_and_after_it(make_tasks, collate):
 
 def _worker(rank: int, address: str, shards, out: str) -> None:
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=len(shards))
-    torch.save(evaluate(shards[rank]).compute(), f"{out}/{rank}")
+    metric = Evaluation(keep_tasks=True)
+    for index, (pred, batch) in enumerate(shards[rank]):
+        metric.update(pred, batch, number=index * len(shards) + rank)
+    torch.save(metric.compute(), f"{out}/{rank}")
+    np.savez(f"{out}/{rank}.npz", **metric.task_table())
     dist.destroy_process_group()
 
 
 def test_two_processes_equal_one(make_tasks, collate, tmp_path):
     """Uneven shards, of which only one has an oracle and each has context sizes of its own."""
-    tasks = sorted(make_tasks(9), key=lambda task: task[1].xc.shape[1]) + make_tasks(3, seed=5, oracle=False)
-    batches = split(tasks, [4, 5, 3], collate)
-    mp.spawn(_worker, (f"file://{tmp_path}/store", [batches[:1], batches[1:]], str(tmp_path)), nprocs=2)
+    plain, known = (sorted(make_tasks(12, oracle=o), key=lambda task: task[1].xc.shape[1]) for o in (False, True))
+    batches = [collate(t) for t in (plain[:3], known[7:9], plain[3:6], known[9:], plain[6:7])]
+    mp.spawn(_worker, (f"file://{tmp_path}/store", [batches[::2], batches[1::2]], str(tmp_path)), nprocs=2)
     first, second = (torch.load(tmp_path / str(rank)) for rank in range(2))
     assert first == second
     assert_same(first, evaluate(batches).compute())
+    expected = evaluate(batches, keep_tasks=True).task_table()
+    for rank in range(2):
+        with np.load(tmp_path / f"{rank}.npz") as found:
+            assert list(found) == list(expected)
+            for name, values in found.items():
+                np.testing.assert_array_equal(values, expected[name], err_msg=name)
+
+
+def test_the_table_of_tasks(make_tasks, collate):
+    """Every task by itself, in its place, whatever its padding."""
+    tasks, sizes = make_tasks(7), [2, 4, 1]
+    found = evaluate(split(tasks, sizes, collate), keep_tasks=True, energy=False).task_table()
+    assert found["batch"].tolist() == [0, 0, 1, 1, 1, 1, 2] and found["task"].tolist() == [0, 1, 0, 1, 2, 3, 0]
+    assert np.isnan(found["energy_score"]).all()
+    for i, (pred, batch) in enumerate(tasks):
+        alone = task_scores(pred, batch, energy=False)
+        np.testing.assert_allclose(found["coverage"][i], alone.pop("pit_coverage")[0])
+        for name, value in alone.items():
+            assert found[name][i] == pytest.approx(value.item()), name
+        assert (found["num_context"][i], found["num_target"][i]) == (batch.xc.shape[1], batch.xt.shape[1])
+        assert found["y_mean"][i] == pytest.approx(torch.cat([batch.yc, batch.yt], 1).mean().item())

@@ -1,0 +1,268 @@
+"""`npexp sweep`: what is asked for, the workers that do it, and what came out. Reading studies is `reading.py`."""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from npexp.commands import Parser
+from npexp.errors import ConfigError, at_least
+
+READING = ("status", "best", "export", "plot")
+RESTARTS = 3  # of a worker that the system or somebody has killed
+CHECK_TIMEOUT = 300  # seconds for reading the configuration of a trial once
+END_TIMEOUT = 30  # seconds that workers have to queue their trials again
+
+
+def sweep(words: Sequence[str], command: Sequence[str] | None = None) -> int:
+    """Runs a sweep, or reads one.
+
+    Args:
+        words: the arguments.
+        command: what a trial executes, before its arguments; None is `npexp fit`.
+
+    Returns:
+        0; 1 when workers were lost and trials are missing; 2 after a mistake; 130 when interrupted.
+    """
+    if words and words[0] in READING:
+        return getattr(import_module("npexp.sweep.reading"), words[0])(words[1:])
+    args = _parser().read(words)
+    from npexp.sweep import storage, study, trial
+    from npexp.sweep.stale import reap
+
+    storage.quiet()
+    plan, content = study.read(args.config)
+    name, home = args.study or plan.name, Path(args.runs_dir).resolve()
+    total = plan.trials if args.trials is None else args.trials
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ConfigError(f"expected --study to be a name such as 'latents', got '{name}'")
+    for option, value in (("workers", args.workers), ("devices-per-trial", args.devices_per_trial), ("trials", total)):
+        at_least(f"--{option}", value, 1)
+    slots = share(args.workers, args.devices_per_trial, gpus() if uses_gpus(plan) else [])
+    url = args.storage or storage.default_url(home, name)
+    opened, new = study.open_study(name, url, content)
+    with storage.reaching(url):
+        missing = total - len(opened.get_trials(deepcopy=False, states=study.COUNTED))
+    status = 0
+    if missing > 0:
+        command = tuple(command or trial.FIT)
+        if new or missing == total:
+            check([*command, *_trial_words(plan, slots[0])], name)
+        with storage.reaching(url):
+            study.enqueue(opened, plan)
+        print(f"study {name}: {missing} of {total} trials to go; runs in {_shown(home / name)}", flush=True)
+        common = {"study": name, "storage": url, "runs_dir": str(home), "trials": total, "command": command}
+        tasks = [{**common, "slot": slot, "first": new and i == 0} for i, slot in enumerate(slots[:missing])]
+        status = supervise(tasks, lambda: reap(opened, storage.has_heartbeat(url)))
+    with storage.reaching(url):
+        return _report(opened, args, url, status, total)
+
+
+def supervise(tasks: Sequence[dict[str, Any]], revive: Callable[[], None]) -> int:
+    """Runs workers until all have ended; one that was killed is started again.
+
+    Args:
+        tasks: the fields of `npexp.sweep.worker.Task`, one per worker.
+        revive: queues again what killed workers were working on. Here and not by the workers, of which one would look
+            for a trial just when another has told that it failed and not yet queued it again.
+
+    Returns:
+        0; 1 when a worker was lost; 2 when one gave up, which ends the others; 130 when interrupted.
+    """
+    revive()
+    running = {i: _start(task) for i, task in enumerate(tasks)}
+    restarts, status = 0, 0
+    try:
+        with _terminated():
+            while running:
+                for i, worker in list(running.items()):
+                    try:
+                        code = worker.wait(0.2 / len(running))
+                    except subprocess.TimeoutExpired:
+                        continue
+                    del running[i]
+                    if code < 0 and restarts < RESTARTS:
+                        restarts += 1
+                        print(f"npexp: worker {i} was killed (signal {-code}); another one goes on", file=sys.stderr)
+                        revive()
+                        running[i] = _start({**tasks[i], "first": False})
+                    elif code:
+                        status = max(status, code if code == 2 else 1)
+                if status == 2:
+                    break
+    except KeyboardInterrupt:
+        status = 130
+    finally:
+        _end(list(running.values()))
+    return status
+
+
+def check(command: Sequence[str], name: str) -> None:
+    """Has `npexp fit` read what the first trial will be given, before a sweep fails trial after trial.
+
+    Raises:
+        ConfigError: it refuses.
+    """
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    try:
+        done = subprocess.run(
+            [*command, f"--name={name}", "--print_config"],
+            capture_output=True,
+            text=True,
+            timeout=CHECK_TIMEOUT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ConfigError(f"npexp fit has not read its configuration after {CHECK_TIMEOUT} s: try it alone") from error
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        raise ConfigError(f"npexp fit refuses the settings of a trial: {lines[-1].removeprefix('npexp: ')}")
+
+
+def share(workers: int, per_trial: int, devices: Sequence[str]) -> list[tuple[list[str], int, int | None]]:
+    """What each worker's trials may use, the fields of `npexp.sweep.trial.Slot`: disjoint devices, or some processors.
+
+    Args:
+        workers: how many.
+        per_trial: processes of a trial, each with a device of its own where there are any.
+        devices: the GPUs there are; none for the CPU.
+
+    Raises:
+        ConfigError: there are fewer GPUs than that takes.
+    """
+    needed = workers * per_trial
+    if devices and needed > len(devices):
+        raise ConfigError(
+            f"{workers} workers with {per_trial} devices each need {needed} GPUs, and there are {len(devices)}: lower "
+            "--workers or --devices-per-trial"
+        )
+    threads = None
+    if needed > 1 and "OMP_NUM_THREADS" not in os.environ:
+        threads = max(1, len(os.sched_getaffinity(0)) // needed)
+    groups = [list(devices[i * per_trial : (i + 1) * per_trial]) for i in range(workers)]
+    return [(group, per_trial, threads) for group in groups]
+
+
+def gpus() -> list[str]:
+    """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them; asked without PyTorch, which takes seconds."""
+    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [word.strip() for word in chosen.split(",") if word.strip() and word.strip() != "-1"]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    words = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []  # there is no working driver
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+
+
+def uses_gpus(plan: Any) -> bool:
+    """Whether a sweep's trials would use a GPU if there were one."""
+    from npexp.config import expand, read_config
+
+    found = [(read_config(path).get("trainer") or {}).get("accelerator") for path in expand(plan.configs)]
+    chosen = plan.overrides.get("trainer.accelerator") or next(filter(None, reversed(found)), "auto")
+    return chosen != "cpu"
+
+
+def _trial_words(plan: Any, slot: Sequence[Any]) -> list[str]:
+    from npexp.sweep.study import lowest
+    from npexp.sweep.trial import Slot
+    from npexp.sweep.worker import fit_words
+
+    return fit_words(plan, Slot(*slot), lowest(plan))
+
+
+def _report(opened: Any, args: argparse.Namespace, url: str, status: int, total: int) -> int:
+    """Says where the study lies and how to go on; the exit status."""
+    from npexp.sweep.storage import hidden
+    from npexp.sweep.study import COUNTED, counted
+    from npexp.sweep.worker import best_line
+
+    name, extra = opened.study_name, f" --storage {hidden(url)}" if args.storage else ""
+    left = total - len(opened.get_trials(deepcopy=False, states=COUNTED))
+    if left > 0 and status == 0 and counted(opened) >= total:
+        print(f"study {name}: other workers have the last {left} of {total} trials")
+        return 0
+    if left > 0:
+        why = "interrupted: " if status == 130 else ""
+        print(f"npexp: {why}{left} trials to go; the same command goes on", file=sys.stderr)
+        return status or 1
+    print(f"study {name}: {len(opened.trials)} trials in {hidden(url)}{best_line(opened)}")
+    print(f"next: npexp sweep best {name}{extra}; npexp sweep plot {name}{extra} --out DIR")
+    return status
+
+
+def _start(task: dict[str, Any]) -> subprocess.Popen[str]:
+    from npexp.sweep.trial import Slot
+
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "npexp.sweep.worker"],
+        stdin=subprocess.PIPE,
+        text=True,
+        env=Slot(*task["slot"]).environment(),
+        start_new_session=True,  # Ctrl-C is for this process, which tells them
+    )
+    with suppress(BrokenPipeError):  # it was killed already
+        json.dump(task, worker.stdin)
+        worker.stdin.close()
+    return worker
+
+
+def _end(workers: Sequence[subprocess.Popen[str]]) -> None:
+    """Has workers queue their trials again and end."""
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        try:
+            worker.wait(END_TIMEOUT)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            worker.kill()
+            worker.wait()
+
+
+@contextmanager
+def _terminated() -> Iterator[None]:
+    """Takes SIGTERM, by which schedulers end a job, for Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "sweep",
+        "Searches settings with Optuna: each trial is an npexp fit of its own, runs/STUDY/trial_0000/0. The same "
+        "command goes on with what is there, up to --trials; several machines that give the same --storage share the "
+        "work. npexp sweep status | best | export | plot STUDY reads a study.",
+    )
+    add = parser.add_argument
+    add("--config", required=True, metavar="FILE", help="the sweep: a file, or the name of one in sweeps/")
+    add("--trials", type=int, metavar="N", help="how many the study is to have, pruned ones included")
+    add("--workers", type=int, default=1, metavar="W", help="trials at once on this machine; default: %(default)s")
+    add("--devices-per-trial", type=int, default=1, metavar="K", help="GPUs, or processes on a CPU; %(default)s")
+    add(
+        "--storage",
+        metavar="URL",
+        help="sqlite:///FILE, postgresql://USER@HOST/DATABASE, journal:FILE on a shared disk or grpc://HOST:PORT; "
+        "default: study.db beside the trials",
+    )
+    add("--study", metavar="NAME", help="default: the sweep's name")
+    add("--runs_dir", default="runs", metavar="DIR", help="the folder of all runs; default: %(default)s")
+    return parser

@@ -1,0 +1,101 @@
+"""Trials whose worker is gone: found, told to have failed, and queued again to go on from their last checkpoint.
+
+Optuna's heartbeat does that in a database. Two things it does not: it waits for a minute although the worker was on
+this machine and is seen to be gone, and journal files and gRPC proxies have none. There the worker signs a lease.
+"""
+
+import os
+import socket
+import time
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState
+
+INTERVAL, GRACE = 20, 120  # seconds between two signs of life, and until a worker without any counts as gone
+RETRIES = 1  # of a trial whose worker was killed: it may have been the trial's fault
+FOLDER, WORKER, LEASE = "folder", "worker", "lease"  # user attributes of a trial
+
+
+def signature() -> dict[str, Any]:
+    """Who works on a trial, for its user attributes."""
+    return {WORKER: f"{socket.gethostname()}:{os.getpid()}", LEASE: [_machine(), time.time()]}
+
+
+def reap(study: optuna.Study, beats: bool) -> None:
+    """Queues again what workers that are gone were working on; safe while others do the same.
+
+    Args:
+        study: the study.
+        beats: whether its storage has heartbeats.
+    """
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if is_stale(trial, beats, time.time()):
+            with suppress(UpdateFinishedTrialError, ValueError):  # another worker was faster
+                requeue(study, study.tell(trial.number, state=TrialState.FAIL))
+
+
+def is_stale(trial: FrozenTrial, beats: bool, now: float) -> bool:
+    """Whether a running trial's worker is gone.
+
+    Args:
+        trial: the trial.
+        beats: whether the storage has heartbeats, which then decide on workers of other machines.
+        now: seconds since the epoch.
+    """
+    if LEASE not in trial.user_attrs:  # it takes a moment to sign
+        return trial.datetime_start is not None and now - trial.datetime_start.timestamp() > GRACE
+    machine, signed = trial.user_attrs[LEASE]
+    if machine == _machine() and not _alive(int(trial.user_attrs[WORKER].rpartition(":")[2])):
+        return True
+    return not beats and now - signed > GRACE
+
+
+def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queues a trial whose worker was killed again, `RETRIES` times; it goes on in the same folder."""
+    trial.user_attrs = _kept(trial)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        RetryHeartbeatStaleTrialCallback(max_retry=RETRIES)(study, trial)
+
+
+def put_back(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queues a trial that its user has interrupted again, as often as that happens."""
+    study.add_trial(
+        optuna.create_trial(
+            state=TrialState.WAITING,
+            params=trial.params,
+            distributions=trial.distributions,
+            user_attrs=_kept(trial),
+            system_attrs=trial.system_attrs,
+        )
+    )
+
+
+def _kept(trial: FrozenTrial) -> dict[str, Any]:
+    # The old worker's signature would make the new trial look abandoned until the new worker has signed.
+    return {key: value for key, value in trial.user_attrs.items() if key == FOLDER}
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"  # dead, not waited for
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # of another user, or a system that says no more
+
+
+def _machine() -> str:
+    """What process numbers are unique in: this start of the machine, and the container."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()

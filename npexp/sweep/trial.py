@@ -1,0 +1,175 @@
+"""One trial: a process `npexp fit` of its own, watched through the files of `npexp.exchange` until it ends."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from npexp.exchange import FAILURE, RESULT, STOP, TRIAL, read, reports
+from npexp.fresh import EXHAUSTED, KILLED
+
+FIT = (sys.executable, "-m", "npexp", "fit")
+DONE, STOPPED, NO_MEMORY, DIVERGED, FAILED = "done", "stopped", "out of memory", "diverged", "failed"
+KINDS = {"OutOfMemoryError": NO_MEMORY, "MemoryError": NO_MEMORY, "DivergenceError": DIVERGED}
+NUMPY_EXHAUSTED = re.compile(r"Unable to allocate|MemoryError|ALLOC_FAILED")
+TAIL = 4000  # characters of the output that are kept of a failure
+# A trial is a run of its own, whatever launcher the worker itself was started by.
+FOREIGN = re.compile(
+    r"(LOCAL_RANK|RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|NODE_RANK|GROUP_RANK|MASTER_ADDR|MASTER_PORT|PL_GLOBAL_SEED)$"
+    r"|SLURM_|TORCHELASTIC_|ROLE_|GROUP_WORLD_SIZE|PMI_|OMPI_"
+)
+
+
+class Slot(NamedTuple):
+    """What a worker's trials may use, one after the other.
+
+    Args:
+        devices: GPUs, as CUDA_VISIBLE_DEVICES names them; none where there are none.
+        processes: of a trial.
+        threads: of each process; None leaves that to PyTorch.
+    """
+
+    devices: Sequence[str] = ()
+    processes: int = 1
+    threads: int | None = None
+
+    def environment(self) -> dict[str, str]:
+        """The environment of a trial."""
+        kept = {key: value for key, value in os.environ.items() if not FOREIGN.match(key)}
+        kept[TRIAL] = str(os.getpid())
+        if self.devices:
+            kept["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
+        if self.threads is not None:
+            kept["OMP_NUM_THREADS"] = str(self.threads)
+        return kept
+
+    def settings(self) -> dict[str, Any]:
+        """Options of `npexp fit` that a trial needs for it."""
+        return {"trainer.devices": self.processes, "trainer.strategy": "ddp"} if self.processes > 1 else {}
+
+
+class Outcome(NamedTuple):
+    """What became of a trial.
+
+    Args:
+        status: "done", "stopped", "out of memory", "diverged" or "failed".
+        result: final numbers, when it is done or stopped; numbers that are not finite are left out.
+        why: what went wrong, one line.
+        log: the last of its output, when it failed.
+    """
+
+    status: str
+    result: dict[str, float]
+    why: str = ""
+    log: str = ""
+
+
+def place(folder: Path) -> tuple[Path, list[str]]:
+    """Where a trial that was interrupted goes on, and the arguments for it.
+
+    Args:
+        folder: its run folder, which may not exist yet.
+
+    Returns:
+        The same folder from its last checkpoint; without one, the next version beside it.
+    """
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    if checkpoint.is_file():
+        return folder, [f"--ckpt_path={checkpoint.resolve()}"]
+    while folder.is_dir() and any(folder.iterdir()):
+        folder = folder.with_name(str(int(folder.name) + 1))
+    return folder, []
+
+
+def run(
+    command: Sequence[str],
+    folder: Path,
+    slot: Slot,
+    listen: Callable[[dict[str, Any]], bool],
+    tick: Callable[[], None],
+    poll: float,
+) -> Outcome:
+    """Runs a trial to its end; one that had ended before is only listened to.
+
+    Args:
+        command: the process, with all of its arguments.
+        folder: its run folder.
+        slot: what it may use.
+        listen: called with each report; returns whether the trial is to stop.
+        tick: called while waiting; what it raises ends the trial.
+        poll: seconds between two looks.
+    """
+    heard = 0
+
+    def hear() -> None:
+        nonlocal heard
+        for report in reports(folder)[heard:]:
+            heard += 1
+            if listen(report) and not (folder / STOP).exists():
+                (folder / STOP).touch()
+
+    if result := read(folder / RESULT):  # its worker was killed before it could tell
+        hear()
+        return _finished(result)
+    (folder / FAILURE).unlink(missing_ok=True)
+    log = folder.parent / "output.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        start = output.tell()
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=slot.environment(),
+            start_new_session=True,  # a signal from the terminal is for the worker, which knows what to do
+        )
+    try:
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(poll)
+            hear()
+            if process.returncode is not None:
+                break
+            tick()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # further processes of a trial that has failed, too
+        process.wait()
+    result = read(folder / RESULT)
+    if process.returncode == 0 and result:
+        return _finished(result)
+    with log.open("rb") as output:
+        output.seek(max(start, output.seek(0, os.SEEK_END) - TAIL))
+        return explain(process.returncode, read(folder / FAILURE), output.read().decode(errors="replace"))
+
+
+def explain(status: int, failure: Mapping[str, str] | None, log: str) -> Outcome:
+    """What became of a trial without a result.
+
+    Args:
+        status: of the process.
+        failure: what it said itself, if it could.
+        log: the last of its output.
+    """
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    why = f"{failure['kind']}: {failure['why']}" if failure else (lines or [f"ended with status {status}"])[-1]
+    kind = KINDS.get(failure["kind"] if failure else "", FAILED)
+    if failure is None and status == KILLED:
+        # Nobody else ends single trials: when memory runs out, Linux ends the process that takes most of it.
+        return Outcome(NO_MEMORY, {}, "ended by the system", log)
+    said = why if failure else log  # of several processes, the one that ran out need not be the last to speak
+    if kind == FAILED and (EXHAUSTED.search(said) or NUMPY_EXHAUSTED.search(said)):
+        kind = NO_MEMORY
+        why = next(line for line in [why, *lines] if EXHAUSTED.search(line) or NUMPY_EXHAUSTED.search(line))
+    return Outcome(kind, {}, why[:500], log)
+
+
+def _finished(result: dict[str, Any]) -> Outcome:
+    stopped = result.pop("stopped")
+    return Outcome(STOPPED if stopped else DONE, {k: v for k, v in result.items() if v is not None})

@@ -1,0 +1,32 @@
+"""A run that is asked to end does so with its newest state written, and goes on as if nothing had been."""
+
+import signal
+
+import pytest
+
+from tests.faults.conftest import same
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*PEP 484 type hint.* deprecated by PEP 585")
+
+
+@pytest.mark.parametrize(
+    ("number", "step", "validating", "after"),
+    [
+        (signal.SIGTERM, 2, False, 3),  # the step is done first
+        (signal.SIGINT, 4, False, 5),  # with the validation that follows it
+        (signal.SIGTERM, 5, True, 5),  # a validation is not cut short
+        (signal.SIGTERM, 6, False, 7),  # the last step of an epoch
+    ],
+)
+def test_a_signal_ends_the_run_well(here, unbroken, capsys, number, step, validating, after):
+    words = {"number": int(number), "step": step, "validating": str(validating).lower()}
+    handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    assert here.fit(sabotage="Signal", **words) == 128 + number
+    said = capsys.readouterr().err.strip()
+    assert said.startswith(f"npexp: {number.name}: stopped after {after} steps; go on with") and "\n" not in said
+    assert here.steps() == after
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
+
+    assert here.npexp("fit", "--ckpt_path", "runs/tiny", "--trainer.callbacks=null") == 0
+    assert same(here.weights(), unbroken.weights())
+    assert here.rows() == unbroken.rows()
