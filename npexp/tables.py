@@ -12,7 +12,8 @@ def plus_minus(value: float, error: float = math.nan, digits: int = 3) -> str:
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (heads, ["---"] * len(heads), *rows))
+    lines = ([cell.replace("|", r"\|") for cell in cells] for cells in (heads, ["---"] * len(heads), *rows))
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def terminal(

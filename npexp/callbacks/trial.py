@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from npexp.errors import LostProcessError
 from npexp.exchange import FAILURE, REPORTS, RESULT, STOP, reports, write
 from npexp.memory import peak_memory
+from npexp.processes import lost_contact
 
 
 class Trial(Callback):
@@ -94,8 +96,8 @@ class Trial(Callback):
         """
         path = self.folder / FAILURE
         if isinstance(exception, Exception) and self.folder.is_dir() and not path.exists():
-            why = " ".join(str(exception).split())[:500]
-            write(path, {"kind": type(exception).__name__, "why": why})
+            kind = LostProcessError if lost_contact(exception) else type(exception)
+            write(path, {"kind": kind.__name__, "why": " ".join(str(exception).split())[:500]})
 
     def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}

@@ -51,7 +51,8 @@ def over_batches(values: np.ndarray, batch: np.ndarray) -> Estimate:
         batch: the number of each task's batch, `[n]`.
     """
     mean = float(values.mean())
-    spread = _totals(values - mean, batch)
+    with np.errstate(invalid="ignore"):  # infinite scores
+        spread = _totals(values - mean, batch)
     if len(spread) == 1:
         return Estimate(mean, math.nan)
     return Estimate(mean, math.sqrt(len(spread) / (len(spread) - 1) * np.square(spread).sum()) / len(values))

@@ -10,7 +10,7 @@ import numpy as np
 from npexp.callbacks.figures import BLACK, COLOURS, GREY, MARKERS, panel_figure
 from npexp.report.estimates import Estimate, over_batches, over_seeds, pareto
 from npexp.report.finished import Row, Table
-from npexp.report.summary import LAW
+from npexp.report.summary import LAW, line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -132,17 +132,21 @@ class Style:
 
 
 def _columns(rows: Sequence[Row]) -> int:
-    return max(len(row.runs[0].tasks) for row in rows)
+    return len(_test_sets(rows))
+
+
+def _test_sets(rows: Sequence[Row]) -> list[str]:
+    """Those with scores of tasks."""
+    return list(dict.fromkeys(name for row in rows for run in row.runs for name in run.tasks))
 
 
 def _by_context(rows: Sequence[Row]) -> Iterator[Panel]:
-    test_sets = list(dict.fromkeys(name for row in rows for name in row.runs[0].tasks))
     for kind in LAW:
-        for test_set in test_sets:
-            having = [row for row in rows if row.kind == kind and test_set in row.runs[0].tasks]
+        for test_set in _test_sets(rows):
+            having = [row for row in rows if row.kind == kind and row.tables(test_set)]
             if not having:
                 continue
-            table, column = having[0].runs[0].tasks[test_set], f"loglik_{LAW[kind]}"
+            table, column = having[0].tables(test_set)[0], f"loglik_{LAW[kind]}"
             edges = bin_edges(table["num_context"])
             curves = [binned(row, test_set, column, edges) for row in having]
             exact = table[column] + table[f"oracle_gap_{LAW[kind]}"]
@@ -159,8 +163,7 @@ def bin_edges(sizes: np.ndarray) -> np.ndarray:
 
 def binned(row: Row, test_set: str, column: str, edges: np.ndarray) -> Curve:
     """A score of a model by the size of the context: means over seeds."""
-    tables = [run.tasks[test_set] for run in row.runs if test_set in run.tasks]
-    return _curve(row.label, [(table, table[column]) for table in tables], edges)
+    return _curve(row.label, [(table, table[column]) for table in row.tables(test_set)], edges)
 
 
 def _curve(label: str, scores: Sequence[tuple[Table, np.ndarray]], edges: np.ndarray) -> Curve:
@@ -179,13 +182,12 @@ def _curve(label: str, scores: Sequence[tuple[Table, np.ndarray]], edges: np.nda
 
 
 def _coverages(rows: Sequence[Row]) -> Iterator[Panel]:
-    for test_set in dict.fromkeys(name for row in rows for name in row.runs[0].tasks):
+    for test_set in _test_sets(rows):
         curves = []
         for row in rows:
-            tables = [run.tasks[test_set] for run in row.runs if test_set in run.tasks]
-            if tables:
+            if tables := row.tables(test_set):
                 share = np.mean([table["coverage"].mean(0) for table in tables], axis=0)
-                levels = row.runs[0].levels
+                levels = next(run.levels for run in row.runs if test_set in run.tasks)
                 curves.append(Curve(row.label, levels, share, np.zeros_like(share)))
         yield Panel(test_set, "", curves, None)
 
@@ -197,10 +199,9 @@ def _costs(rows: Sequence[Row]) -> Iterator[Cost]:
             points = []
             for row in rows:
                 costs = [getattr(run, cost) for run in row.runs]
-                name = f"{test_set}/loglik_{LAW[kind]}"
-                if row.kind == kind and np.isfinite(costs).all() and name in row.runs[0].metrics:
-                    values, errors = ([run.metrics[key] for run in row.runs] for key in (name, f"{name}_sem"))
-                    points.append((row.label, over_seeds(costs, [np.nan] * len(costs)), over_seeds(values, errors)))
+                score = line(row, test_set).cells.get("loglik")
+                if row.kind == kind and score is not None and np.isfinite([*costs, score.mean]).all():
+                    points.append((row.label, over_seeds(costs, [np.nan] * len(costs)), score))
             if points:
                 yield Cost(kind, cost, f"{LAW[kind]} log-lik. of {test_set}, nats", points)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from glob import glob
@@ -22,7 +23,7 @@ SAME = 1e-5  # of the spread over tasks: means of a task's outputs that differ b
 IMMATERIAL = (  # settings that may differ between replicates: seeds, names, and how a run is watched and kept
     *("seed_everything", "step_seed", "name", "version", "runs_dir", "ckpt_path", "defaults", "figures", "last"),
     *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.logger", "trainer.default_root_dir"),
-    *("trainer.log_every_n_steps", "trainer.callbacks", "trainer.profiler", "trainer.accelerator", "trainer.plugins"),
+    *("trainer.log_every_n_steps", "trainer.profiler", "trainer.accelerator", "trainer.plugins"),
     *("data.init_args.num_workers", "data.init_args.cache_dir", "model.energy_score", "model.decoding"),
 )
 
@@ -79,7 +80,8 @@ class Finished:
                 tables.setdefault(test_set, {})[column] = values
         for name, table in tables.items():
             known = self.metrics.get(f"{name}/loglik_joint", np.nan)
-            if not np.isclose(table["loglik_joint"].mean(), known, rtol=1e-6, atol=1e-9, equal_nan=True):
+            mean = table["loglik_joint"].mean()  # infinities are null in the other file
+            if not np.isclose(mean if np.isfinite(mean) else np.nan, known, rtol=1e-6, atol=1e-9, equal_nan=True):
                 raise DataError(f"{TASKS} and {RESULTS} in {self.folder} are of two tests: run npexp test again")
         return tables
 
@@ -141,6 +143,10 @@ class Row(NamedTuple):
         """Of its likelihood: joint or factorised."""
         return self.runs[0].facts["likelihood"]
 
+    def tables(self, test_set: str) -> list[Table]:
+        """The tasks of a test set, of each replicate that has their scores."""
+        return [run.tasks[test_set] for run in self.runs if test_set in run.tasks]
+
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     """The arrays in a file; none where there is no file."""
@@ -166,19 +172,20 @@ def find(places: Sequence[str]) -> tuple[list[Finished], list[str]]:
     waiting: dict[Path, None] = {}
     for place in places:
         folders = [Path(name) for name in sorted(glob(place))]
-        here = [file.parent for folder in folders for file in sorted(folder.rglob(RESULTS), key=_by_version)]
+        here = [file.parent for folder in folders for file in sorted(folder.rglob(RESULTS))]
         if not here:
             raise ConfigError(
                 f"expected a tested run in {place}, got none: run npexp test first, or give another place"
             )
         tested |= dict.fromkeys(here)
         waiting |= {p.parent: None for folder in folders for p in folder.rglob("config.yaml") if p.parent not in tested}
-    return [Finished(folder) for folder in tested], [str(folder) for folder in waiting]
+    names = list(dict.fromkeys(folder.parent for folder in tested))
+    ordered = sorted(tested, key=lambda folder: (names.index(folder.parent), _version(folder)))
+    return [Finished(folder) for folder in ordered], [str(folder) for folder in waiting]
 
 
-def _by_version(file: Path) -> tuple[str, int]:
-    version = file.parent.name
-    return str(file.parent.parent), int(version) if version.isdigit() else -1
+def _version(folder: Path) -> int:
+    return int(folder.name) if folder.name.isdigit() else -1
 
 
 def group(runs: Iterable[Finished]) -> tuple[dict[str, list[Row]], list[str]]:
@@ -186,20 +193,23 @@ def group(runs: Iterable[Finished]) -> tuple[dict[str, list[Row]], list[str]]:
 
     Returns:
         Rows by family, in the order of the runs; and remarks on runs that were left out, since another one of the same
-        settings and seed is newer.
+        settings and seed comes later: the newer version, as `find` has them.
     """
-    settings: dict[tuple[str, str, str], dict[str, dict[int, Finished]]] = {}
+    settings: dict[tuple[str, str], dict[str, dict[int, Finished]]] = {}
     remarks = []
     for run in runs:
         decoding = run.facts.get("decoding")
         name = run.facts["model"] + (f", {decoding}" if decoding else "")
-        same = settings.setdefault((run.facts["data"], name, run.facts["likelihood"]), {})
+        same = settings.setdefault((run.facts["data"], name), {})
         seeds = same.setdefault(json.dumps(_material(run), sort_keys=True, default=str), {})
         if (old := seeds.pop(run.seed, None)) is not None:
-            remarks.append(f"{old.folder} is left out: {run.folder} has the same settings and the same seed")
+            remarks.append(
+                f"{old.folder} ({old.facts['steps']:,} steps) is left out: {run.folder} ({run.facts['steps']:,} steps) "
+                "has the same settings and the same seed"
+            )
         seeds[run.seed] = run
     families: dict[str, list[Row]] = {}
-    for (family, name, _), found in settings.items():
+    for (family, name), found in settings.items():
         rows = [[seeds[seed] for seed in sorted(seeds)] for seeds in found.values()]
         labels = _apart([_material(row[0]) for row in rows])
         families.setdefault(family, []).extend(
@@ -209,14 +219,22 @@ def group(runs: Iterable[Finished]) -> tuple[dict[str, list[Row]], list[str]]:
 
 
 def _material(run: Finished) -> dict[str, Any]:
-    return {k: v for k, v in run.config.items() if not any(k == i or k.startswith(f"{i}.") for i in IMMATERIAL)}
+    """What replicates agree in: settings, those of callbacks such as averages of weights, and the likelihood."""
+    found = {k: v for k, v in run.config.items() if not any(k == i or k.startswith(f"{i}.") for i in IMMATERIAL)}
+    for callback in found.pop("trainer.callbacks", None) or []:
+        name = callback["class_path"].rpartition(".")[2]
+        found |= {f"trainer.{name}": True} | flatten(callback.get("init_args") or {}, f"trainer.{name}")
+    return found | {"likelihood": run.facts["likelihood"]}
 
 
 def _apart(settings: Sequence[dict[str, Any]]) -> list[str]:
     """What tells these settings apart, in words: "" for a single one."""
     keys = dict.fromkeys(key for one in settings for key in one)
-    keys = [key for key in keys if len({repr(one.get(key)) for one in settings}) > 1]
-    return [", ".join(f"{key.rpartition('.')[2]} {one.get(key)}" for key in keys) for one in settings]
+    keys = [key for key in keys if len({repr(one.get(key, ...)) for one in settings}) > 1]
+    ends = {key: [".".join(key.split(".")[-i:]) for i in range(1, key.count(".") + 2)] for key in keys}
+    counts = Counter(end for key in keys for end in ends[key])
+    names = {key: next((end for end in ends[key] if counts[end] == 1), key) for key in keys}  # the shortest unique ones
+    return [", ".join(f"{name} {one[key]}" for key, name in names.items() if key in one) for one in settings]
 
 
 def same_tasks(a: Table, b: Table) -> str:

@@ -11,27 +11,33 @@ from npexp.report.summary import COLUMNS, Block, Line
 from npexp.tables import markdown, plus_minus
 
 CAPTION = (
-    "Log-likelihoods in nats per target and output; ± is the standard error over training seeds, and over batches of "
-    "test tasks where there is one seed. Bold: the best of a block, and those no further from it than the standard "
-    "error of the difference, which is over the same test tasks where both have one seed and else that of independent "
-    "seeds; npexp report --diff tests two runs."
+    "Log-likelihoods in nats per target and output; ± is the standard error over training seeds; where there is one "
+    "seed, and for the exact posterior, it is over batches of test tasks, which all models share. Bold: the best of a "
+    "block, and those no further from it than the standard error of the difference, which is over the same test tasks "
+    "where both have one seed and else that of independent seeds; npexp report --diff tests two runs."
 )
 GAPS = (
     " The exact posterior knows the law and the hyperparameters of each task, which models have to infer; the gap to "
     "it is taken task by task."
 )
 PUBLISHED = (
-    " Per target is the unit of published tables, all outputs of a target together: the joint score of models for "
-    "which that was published, else the marginal one, averaged over the targets of a batch, then over batches."
+    " Per target is the unit of published tables, all outputs of a target together; marginal scores are averaged over "
+    "the targets of a batch, then over batches. Published are models of these names in their published sizes and "
+    "training, with ± as printed, perhaps a standard deviation; models with another likelihood, mixer or decoding, or "
+    "other data, have none beside them."
 )
 UNCHECKED = " †: not yet checked against the printed page or by another run."
 TITLES = {
     "factorised": "factorised likelihoods: marginal log-likelihood",
     "joint": "joint likelihoods: joint log-likelihood",
 }
+FIRST = ("model", "seeds", "parameters", "steps")
 CSV_COLUMNS = ("data", "test_set", "likelihood", "model", "seeds", "metric", "value", "error", "error_over", "best")
 ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
+    "|": r"\textbar{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
@@ -58,7 +64,7 @@ def to_markdown(blocks: Sequence[Block]) -> str:
     sources = origins(blocks)
     parts = []
     for block in blocks:
-        heads = ["model", "seeds", "parameters", *(COLUMNS[key].head for key in block.columns)]
+        heads = [*FIRST, *(COLUMNS[key].head for key in block.columns)]
         rows = [
             [text if not bold else f"**{text}**" for text, bold in _cells(block, line, sources)] for line in block.lines
         ]
@@ -71,7 +77,7 @@ def to_latex(family: str, blocks: Sequence[Block]) -> str:
     """One `table` environment with booktabs rules, as wide as the text; needs the packages booktabs and graphicx."""
     sources = origins(blocks)
     keys = [key for key in COLUMNS if any(key in block.columns for block in blocks)]
-    heads = ["model", "seeds", "parameters", *(COLUMNS[key].head for key in keys)]
+    heads = [*FIRST, *(COLUMNS[key].head for key in keys)]
     lines = [r"\toprule", " & ".join(map(escape, heads)) + r" \\"]
     for block in blocks:
         title = escape(f"{block.test_set}, {TITLES[block.kind]}")
@@ -118,7 +124,8 @@ def _cells(
     block: Block, line: Line, sources: Sequence[str], columns: Sequence[str] | None = None
 ) -> list[tuple[str, bool]]:
     """Text of each cell of a line, and whether it is bold."""
-    found = [(line.label, False), *((str(n or ""), False) for n in (len(line.runs), _parameters(line)))]
+    found = [(line.label, False), (str(len(line.runs) or ""), False)]
+    found += [(_range([run.facts[name] for run in line.runs]), False) for name in FIRST[2:]]
     for key in block.columns if columns is None else columns:
         if key == "published":
             found.append(("; ".join(_quoted(row, sources) for row in line.published), False))
@@ -129,8 +136,8 @@ def _cells(
     return found
 
 
-def _parameters(line: Line) -> str:
-    return f"{line.runs[0].facts['parameters']:,}" if line.runs else ""
+def _range(numbers: Sequence[int]) -> str:
+    return " to ".join(f"{n:,}" for n in sorted({min(numbers), max(numbers)})) if numbers else ""
 
 
 def _quoted(row: Published, sources: Sequence[str]) -> str:

@@ -8,20 +8,21 @@ from npexp.files import whole_file
 from npexp.report.figures import calibration_figure, context_figure, cost_figure
 from npexp.report.finished import Finished, Row, group
 from npexp.report.formats import to_latex, to_markdown, write_csv
-from npexp.report.predictions import prediction_figures
+from npexp.report.predictions import MOST_MODELS, prediction_figures
 from npexp.report.summary import blocks, other_tasks
 from npexp.tables import markdown
 
+SHOWN = f"first seeds of the first models, at most {MOST_MODELS}"
 LEGENDS = {
     "context": "Log-likelihood against the number of context points: means over tasks in bins of about equal counts, "
     "with standard errors as in the table.",
     "calibration": "Share of test targets inside the central intervals of each level. Below the diagonal: too sure.",
     "cost": "Log-likelihood against time and peak memory of training, as logged. Time is that of training steps alone, "
     "from their mean rate. The Pareto front joins the models that no other beats in both; joint and factorised ones do "
-    "not compare.",
-    "curve": "Predictions for validation tasks, models in columns, first seeds; bands may leave the picture.",
-    "image": "Predictions for validation images, first seeds; blue pixels are unknown.",
-    "parity": "Observed against predicted values of validation tasks, models in columns, first seeds.",
+    "not compare, nor do times on different devices.",
+    "curve": f"Predictions for validation tasks, {SHOWN}; bands may leave the picture.",
+    "image": f"Predictions for validation images, {SHOWN}; blue pixels are unknown.",
+    "parity": f"Observed against predicted values of validation tasks, {SHOWN}.",
 }
 
 
@@ -46,6 +47,9 @@ def write(runs: Sequence[Finished], untested: Sequence[str], folder: Path, comma
         parts += [f"## {family}", to_markdown(found), f"The same as [LaTeX]({slug}.tex) and as [CSV]({slug}.csv)."]
         parts += _figures(folder, slug, rows)
         remarks += other_tasks(rows)
+        devices = {str(run.facts.get("device", "unknown")) for row in rows for run in row.runs}
+        if len(devices) > 1:
+            remarks.append(f"Times and memory of {family} are of different devices: {', '.join(sorted(devices))}")
         remarks += [
             f"{run.folder} has no scores of tasks: run npexp test again for its curves"
             for row in rows
@@ -69,7 +73,7 @@ def _figures(folder: Path, slug: str, rows: Sequence[Row]) -> list[str]:
                 with whole_file(folder / f"{slug}-{name}.{suffix}", "wb") as file:
                     figure.savefig(file, format=suffix, dpi=150)
                 figure.set_layout_engine("none")  # done, and half of the time
-            parts.append(f"![{LEGENDS[name]}]({slug}-{name}.png)\n\n{LEGENDS[name]} ([PDF]({slug}-{name}.pdf))")
+            parts.append(f"![{name}]({slug}-{name}.png)\n\n{LEGENDS[name]} ([PDF]({slug}-{name}.pdf))")
     return parts
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from npexp.report.estimates import Estimate, best, over_batches, over_seeds, pooled
 from npexp.report.finished import Finished, Row, same_tasks, shared
-from npexp.report.published import Published, published
+from npexp.report.published import Published, comparable, published
 
 LAW = {"factorised": "marginal", "joint": "joint"}  # kinds of likelihood, and the score that judges each
 EXACT = "exact posterior"
@@ -30,7 +30,8 @@ class Column(NamedTuple):
 COLUMNS = {
     "loglik": Column("log-lik. ↑", 1),
     "oracle_gap": Column("gap to exact ↓", -1),
-    "per_target": Column("per target ↑", 0),
+    "pooled": Column("marginal per target ↑", 0),
+    "joint": Column("joint per target ↑", 0),
     "published": Column("published", 0),
     "rmse": Column("RMSE ↓", -1),
     "crps": Column("CRPS ↓", -1),
@@ -73,23 +74,29 @@ class Block(NamedTuple):
 
     @property
     def columns(self) -> list[str]:
-        """Those with an entry."""
-        having = {key for line in self.lines for key in line.cells} - {"per_target"}
-        having |= {"per_target", "published"} if any(line.published for line in self.lines) else set()
+        """Those with an entry; scores in the units of published tables where one was published."""
+        scores = {row.score for line in self.lines for row in line.published}
+        having = {key for line in self.lines for key in line.cells} - {"pooled", "joint"} | scores
+        having |= {"published"} if scores else set()
         return [key for key in COLUMNS if key in having]
 
 
 def blocks(rows: Sequence[Row]) -> list[Block]:
     """The blocks of a family, factorised ones first in each test set."""
-    test_sets = list(dict.fromkeys(name for row in rows for name in row.runs[0].test_sets))
+    test_sets = list(dict.fromkeys(name for row in rows for run in row.runs for name in run.test_sets))
     found = []
     for test_set in test_sets:
         for kind in LAW:
-            lines = [line(row, test_set) for row in rows if row.kind == kind and test_set in row.runs[0].test_sets]
+            having = [row for row in rows if row.kind == kind]
+            lines = [one for one in (line(row, test_set) for row in having) if "loglik" in one.cells]
             if lines:
-                lines.sort(key=lambda one: one.cells["loglik"].mean, reverse=True)
+                lines.sort(key=lambda one: np.nan_to_num(one.cells["loglik"].mean, nan=-np.inf), reverse=True)
+                tables = [table for row in having for table in row.tables(test_set)]
+                ranked = not any(same_tasks(tables[0], table) for table in tables[1:])
                 marked = {
-                    key: _bold(lines, key, test_set, LAW[kind]) for key, column in COLUMNS.items() if column.better
+                    key: _bold(lines, key, test_set, LAW[kind])
+                    for key, column in COLUMNS.items()
+                    if column.better and ranked
                 }
                 exact = ceiling([one for one in lines if "oracle_gap" in one.cells], test_set, kind)
                 found.append(Block(test_set, kind, exact + lines, marked))
@@ -97,21 +104,20 @@ def blocks(rows: Sequence[Row]) -> list[Block]:
 
 
 def line(row: Row, test_set: str) -> Line:
-    """A row's estimates on a test set."""
-    law = LAW[row.kind]
-    known = published(row.runs[0].facts["data"], test_set, row.runs[0].facts["model"])
-    if row.label.partition(" (")[0] != row.runs[0].facts["model"]:
-        known = []  # decoded otherwise than published
+    """A row's estimates on a test set: of the metrics that all its replicates have."""
+    law, facts = LAW[row.kind], row.runs[0].facts
+    known = published(facts["data"], test_set, facts["model"])
+    if known and not all(comparable(run.facts, run.config) for run in row.runs):
+        known = []
     names = {key: key for key in COLUMNS} | {"loglik": f"loglik_{law}", "oracle_gap": f"oracle_gap_{law}"}
-    joint = known[0].score == "joint" if known else row.kind == "joint"
-    names["per_target"] = "loglik_joint" if joint else "loglik_pooled"
-    scale = dict.fromkeys(names, 1.0) | {"per_target": float(row.runs[0].facts["dy"]) if joint else 1.0}
+    names |= {"pooled": "loglik_pooled", "joint": "loglik_joint"}
     cells = {}
     for key, name in names.items():
-        metric = f"{test_set}/{name}"
-        having = [run.metrics for run in row.runs if metric in run.metrics]
-        if having:
-            values, errors = ([scale[key] * m.get(k, np.nan) for m in having] for k in (metric, f"{metric}_sem"))
+        metric, scale = f"{test_set}/{name}", float(facts["dy"]) if key == "joint" else 1.0
+        if all(metric in run.metrics for run in row.runs):
+            values, errors = (
+                [scale * run.metrics.get(k, np.nan) for run in row.runs] for k in (metric, f"{metric}_sem")
+            )
             cells[key] = over_seeds(values, errors)
     return Line(row.label, row.runs, cells, known)
 
@@ -124,26 +130,29 @@ def ceiling(lines: Sequence[Line], test_set: str, kind: str) -> list[Line]:
     value = sum(run.metrics[f"{test_set}/{name}_{law}"] for name in ("loglik", "oracle_gap"))
     cells = {"loglik": Estimate(value, float("nan"))}
     if test_set in run.tasks:
-        table = run.tasks[test_set]
-        exact = table[f"loglik_{law}"] + table[f"oracle_gap_{law}"]
-        cells["loglik"] = over_batches(exact, table["batch"])
-        weighed = kind == "factorised"
-        per_output = pooled(exact, table["batch"], table["num_target"]) if weighed else cells["loglik"]
-        cells["per_target"] = Estimate(*(float(run.facts["dy"]) * number for number in per_output))
+        table, dy = run.tasks[test_set], float(run.facts["dy"])
+        exact = {name: table[f"loglik_{name}"] + table[f"oracle_gap_{name}"] for name in LAW.values()}
+        cells = {
+            "loglik": over_batches(exact[law], table["batch"]),
+            "pooled": Estimate(*(dy * x for x in pooled(exact["marginal"], table["batch"], table["num_target"]))),
+            "joint": Estimate(*(dy * x for x in over_batches(exact["joint"], table["batch"]))),
+        }
     return [Line(EXACT, [], cells, [])]
 
 
 def other_tasks(rows: Sequence[Row]) -> list[str]:
     """Remarks on runs that were not tested on the tasks of the first one."""
-    runs = [run for row in rows for run in row.runs]
-    first, remarks = runs[0], []
-    for run in runs[1:]:
-        for test_set in run.test_sets:
-            a, b = first.tasks.get(test_set), run.tasks.get(test_set)
-            if a is not None and b is not None:
-                differ = "their number" if len(a["batch"]) != len(b["batch"]) else same_tasks(a, b)
-                if differ:
-                    remarks.append(f"{run.folder} was tested on other {test_set} tasks than {first.folder}: {differ}")
+    remarks = []
+    for test_set in dict.fromkeys(name for row in rows for run in row.runs for name in run.tasks):
+        first, *others = (run for row in rows for run in row.runs if test_set in run.tasks)
+        for run in others:
+            a, b = first.tasks[test_set], run.tasks[test_set]
+            if why := same_tasks(a, b):
+                why += "; the best of both are not marked"
+            elif len(a["batch"]) != len(b["batch"]):
+                why = f"{len(b['batch']):,} in place of {len(a['batch']):,}"
+            if why:
+                remarks.append(f"{run.folder} was tested on other {test_set} tasks than {first.folder}: {why}")
     return remarks
 
 
@@ -164,7 +173,7 @@ def _difference_error(a: Line, b: Line, key: str, test_set: str, law: str) -> fl
     score = {"loglik": f"loglik_{law}", "oracle_gap": f"oracle_gap_{law}", "rmse": "mse"}.get(key, key)
     tables = [line.runs[0].tasks.get(test_set, {}) for line in (a, b)]
     single = len(a.runs) == len(b.runs) == 1 and all(score in table for table in tables)
-    if not single or same_tasks(*tables):
+    if not single:
         return float(np.hypot(a.cells[key].error, b.cells[key].error))
     here, there = shared(*tables)
     gain = tables[0][score][here] - tables[1][score][there]

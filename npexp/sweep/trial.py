@@ -15,7 +15,13 @@ from npexp.fresh import EXHAUSTED, KILLED
 
 FIT = (sys.executable, "-m", "npexp", "fit")
 DONE, STOPPED, NO_MEMORY, DIVERGED, FAILED = "done", "stopped", "out of memory", "diverged", "failed"
-KINDS = {"OutOfMemoryError": NO_MEMORY, "MemoryError": NO_MEMORY, "DivergenceError": DIVERGED}
+# A process that is lost without an error of its own has been killed, as Linux does when memory runs out.
+KINDS = {
+    "OutOfMemoryError": NO_MEMORY,
+    "MemoryError": NO_MEMORY,
+    "LostProcessError": NO_MEMORY,
+    "DivergenceError": DIVERGED,
+}
 NUMPY_EXHAUSTED = re.compile(r"Unable to allocate|MemoryError|ALLOC_FAILED")
 TAIL = 4000  # characters of the output that are kept of a failure
 # A trial is a run of its own, whatever launcher the worker itself was started by.

@@ -128,6 +128,9 @@ def test_an_error_is_told_by_its_kind(tmp_path, untyped):
     Trial(tmp_path / "a").on_exception(None, None, RuntimeError("connection closed"))  # another process, later
     assert read(tmp_path / "a" / FAILURE)["kind"] == "DivergenceError"
     assert read(tmp_path / "a" / RESULT) is None
+    (tmp_path / "a" / FAILURE).unlink()
+    Trial(tmp_path / "a").on_exception(None, None, RuntimeError("gloo/transport: connection closed"))  # the only one
+    assert read(tmp_path / "a" / FAILURE)["kind"] == "LostProcessError"
 
 
 @pytest.mark.usefixtures("untyped")  # stand-ins take the trainer's place

@@ -68,21 +68,22 @@ def make(folder: Path, model: str = "cnp", seed: int = 0, shift: float = 0.0, **
         model: its name.
         seed: of its training.
         shift: how much better its log-likelihoods are.
-        **settings: "data", "likelihood", "dy", "data_seed", "rate" in tasks per second, and entries of its model.
+        **settings: "data", "likelihood", "dy", "data_seed", "rate" in tasks per second, "facts" and "config" to add,
+            the latter with dotted keys, and entries of its model.
     """
     data, dy = settings.pop("data", "gp_rbf"), settings.pop("dy", 1)
     likelihood, data_seed = settings.pop("likelihood", "factorised"), settings.pop("data_seed", 0)
-    rate = settings.pop("rate", 100.0)
+    rate, more, changed = settings.pop("rate", 100.0), settings.pop("facts", {}), settings.pop("config", {})
     folder.mkdir(parents=True)
     table = tasks(seed, shift, data_seed)
     facts = {"model": model, "data": data, "seed": seed, "likelihood": likelihood, "dy": dy, "steps": 100}
     found = {f"test/{k}": v for k, v in metrics(table, dy).items()}
-    (folder / "test_metrics.json").write_text(json.dumps(found | facts | {"parameters": 1234, "revision": None}))
+    (folder / "test_metrics.json").write_text(json.dumps(found | facts | {"parameters": 1234, "revision": None} | more))
     write_arrays(folder / "test_tasks.npz", {"levels": LEVELS} | {f"test/{k}": v for k, v in table.items()})
     write_arrays(folder / "test_examples.npz", pack(examples()))
     config = {"name": folder.parent.name, "seed_everything": seed, "model": {"net": {"init_args": settings}}}
     config |= {"data": {"init_args": {"batch_size": 16}}, "trainer": {"devices": 1}}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config | changed))
     (folder / "metrics.csv").write_text(
         f"step,perf/peak_memory_mb,perf/tasks_per_second\n49,300.0,{rate}\n99,310.5,{rate}\n"
     )

@@ -7,6 +7,7 @@ import pytest
 
 from npexp.errors import ConfigError, DataError
 from npexp.report.finished import Finished, find, group, same_tasks, shared
+from npexp.run_files import write_arrays
 from tests.report.folders import make, tasks
 
 
@@ -70,7 +71,35 @@ def test_the_newest_of_the_same_settings_and_seed_counts(runs):
     make(runs / "cnp/2", seed=1, dz=8)
     families, remarks = group(find(["runs/cnp"])[0])
     assert [run.folder.name for run in families["gp_rbf"][0].runs] == ["0", "2"]
-    assert remarks == ["runs/cnp/1 is left out: runs/cnp/2 has the same settings and the same seed"]
+    assert remarks == [
+        "runs/cnp/1 (100 steps) is left out: runs/cnp/2 (100 steps) has the same settings and the same seed"
+    ]
+    families, _ = group(find(["runs/cnp/2", "runs/cnp/1"])[0])  # whatever comes first
+    assert [run.folder.name for run in families["gp_rbf"][0].runs] == ["2"]
+
+
+def test_averaged_weights_and_other_callbacks_make_another_model(tmp_path):
+    for i, decay in enumerate([None, 0.9, 0.99]):
+        ema = {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging", "init_args": {"decay": decay}}
+        make(tmp_path / f"{i}/0", config={"trainer.callbacks": [ema] if decay else None})
+    families, remarks = group(find([str(tmp_path)])[0])
+    labels = [row.label for row in families["gp_rbf"]]
+    assert not remarks
+    assert labels == ["cnp", *(f"cnp (EMAWeightAveraging True, decay {decay})" for decay in (0.9, 0.99))]
+
+
+def test_labels_are_unique(tmp_path):
+    make(tmp_path / "0/0")
+    make(tmp_path / "1/0", likelihood="joint")
+    make(tmp_path / "2/0", config={"model.net.init_args.left.dz": 8, "model.net.init_args.right.dz": 16})
+    make(tmp_path / "3/0", config={"model.net.init_args.right.dz": 8})
+    families, _ = group(find([str(tmp_path)])[0])
+    assert [row.label for row in families["gp_rbf"]] == [
+        "cnp (likelihood factorised)",
+        "cnp (likelihood joint)",
+        "cnp (likelihood factorised, left.dz 8, right.dz 16)",
+        "cnp (likelihood factorised, right.dz 8)",
+    ]
 
 
 def test_time_and_memory(runs):
@@ -92,6 +121,15 @@ def test_scores_of_another_test_are_refused(runs):
     file.write_text(json.dumps(content | {"test/loglik_joint": content["test/loglik_joint"] + 1e-3}))
     with pytest.raises(DataError, match="two tests: run npexp test again"):
         _ = Finished(runs / "tnp/0").tasks
+
+
+def test_infinite_scores_are_of_one_test(runs):
+    """JSON has no word for infinity: the mean is null there."""
+    file, table = runs / "tnp/0/test_metrics.json", tasks(0)
+    table["loglik_joint"][3] = -np.inf
+    write_arrays(runs / "tnp/0/test_tasks.npz", {f"test/{k}": v for k, v in table.items()})
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"test/loglik_joint": None}))
+    assert Finished(runs / "tnp/0").tasks["test"]["loglik_joint"][3] == -np.inf
 
 
 @pytest.mark.parametrize("name", ["tasks", "examples"])

@@ -1,5 +1,6 @@
 """The whole report: which files there are, that figures show what they say, and that nothing heavy is imported."""
 
+import json
 import re
 import subprocess
 import sys
@@ -58,6 +59,18 @@ def test_calibration(rows):
     np.testing.assert_allclose(lines(axis)["cnp"].get_ydata(), tasks(0)["coverage"].mean(0))
 
 
+def test_what_some_runs_lack_is_drawn_from_the_others(rows, tmp_path):
+    """A first replicate without scores of tasks, and a model whose score is not a number."""
+    (tmp_path / "cnp/0/test_tasks.npz").unlink()
+    both = Row("cnp", [rows[0].runs[0], Finished(make(tmp_path / "cnp/1", seed=1))])
+    axis = calibration_figure([both, *rows[1:]]).axes[0]
+    np.testing.assert_allclose(lines(axis)["cnp"].get_ydata(), tasks(1)["coverage"].mean(0))
+    assert "cnp" in lines(context_figure([both, *rows[1:]]).axes[0])
+    rows[0].runs[0].metrics["test/loglik_marginal"] = np.nan
+    assert lines(cost_figure(rows[:2]).axes[0])["Pareto front"].get_xdata() == [160]
+    assert cost_figure(rows[:1]) is None
+
+
 def test_cost(rows):
     """Time of 100 steps of 16 tasks; the front of the factorised models is both of them."""
     figure = cost_figure(rows)
@@ -110,6 +123,8 @@ def test_images_and_parities(tmp_path):
 def test_a_report_without_pytorch(rows, tmp_path):
     """Every file that the page names is there, as it says, and only these; a run without scores of tasks is named."""
     (tmp_path / "tnpnd/0/test_tasks.npz").unlink()
+    file = tmp_path / "cnp/0/test_metrics.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"device": "H200"}))
     code = "import sys, npexp.cli; s = npexp.cli.main(sys.argv[1:]); print({'torch', 'pandas'} & set(sys.modules), s)"
     words = [sys.executable, "-W", "error", "-c", code, "report", "cnp", "t*", "--out", "out"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
@@ -123,6 +138,7 @@ def test_a_report_without_pytorch(rows, tmp_path):
     for name in figures:
         start = (tmp_path / "out" / name).read_bytes()[:4]
         assert start == (b"\x89PNG" if name.endswith("png") else b"%PDF")
+    assert "* Times and memory of gp_rbf are of different devices: H200, unknown" in page
     assert "* tnpnd/0 has no scores of tasks: run npexp test again" in page
     assert "| gp_rbf | tnpnd | 0 | 100 |" in page and "`npexp report cnp 't*' --out out`" in page
 

@@ -1,6 +1,7 @@
 """Tables: numbers from hand-made runs, and every format says the same."""
 
 import csv
+import math
 import re
 
 import numpy as np
@@ -81,16 +82,60 @@ def test_units_of_published_tables(tmp_path):
     )
     factorised, joint = blocks(family)
     lines = {line.label: line for block in (factorised, joint) for line in block.lines[1:]}
-    found = {
-        label: (line.cells["per_target"].mean, [row.value for row in line.published]) for label, line in lines.items()
+    quoted = {label: [(row.score, row.value) for row in line.published] for label, line in lines.items()}
+    assert quoted == {
+        "paper/tnpd": [("pooled", "3.89")],
+        "tnpa": [("joint", "5.82")],
+        "np": [("pooled", "2.48"), ("pooled", "2.481")],
     }
-    pooled = family[0].runs[0].metrics["test/loglik_pooled"]
-    assert found["paper/tnpd"] == (pytest.approx(pooled), ["3.89"])
-    assert found["tnpa"] == (pytest.approx(3 * tasks(0)["loglik_joint"].mean()), ["5.82"])
-    assert found["np"] == (pytest.approx(pooled), ["2.48", "2.481"])
-    assert factorised.lines[0].cells["per_target"].mean == pytest.approx(  # the gap of a batch weighs as its targets
-        pooled + 3 * np.mean([np.average(g, weights=n) for g, n in _by_batch(tasks(0), "oracle_gap_marginal")])
-    )
+    pooled, table = family[0].runs[0].metrics["test/loglik_pooled"], tasks(0)
+    for line in lines.values():
+        assert line.cells["pooled"].mean == pytest.approx(pooled)
+        assert line.cells["joint"].mean == pytest.approx(3 * table["loglik_joint"].mean())
+    for block in (factorised, joint):
+        exact = block.lines[0].cells
+        assert exact["pooled"].mean == pytest.approx(  # the gap of a batch weighs as its targets
+            pooled + 3 * np.mean([np.average(g, weights=n) for g, n in _by_batch(table, "oracle_gap_marginal")])
+        )
+        assert exact["joint"].mean == pytest.approx(3 * (table["loglik_joint"] + table["oracle_gap_joint"]).mean())
+    assert "pooled" in factorised.columns and "joint" not in factorised.columns
+    assert {"pooled", "joint", "published"} <= set(joint.columns)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"facts": {"mixer": "bigbird"}},
+        {"facts": {"decoding": "autoregressive"}},
+        {"config": {"data.init_args.noise": 0.1}},
+        {"config": {"data.init_args.kernel.init_args.lengthscale": [0.6, 1.0]}},
+        {"config": {"data_name": "gp_mixed"}},
+        {"config": {"model.net.init_args.likelihood.class_path": "npexp.likelihoods.Cholesky"}},
+    ],
+    ids=str,
+)
+def test_published_values_stand_beside_what_was_published(tmp_path, other):
+    same = {"config": {"data.init_args.noise": 0.02, "data.init_args.num_test_batches": 5, "data_name": "gp_rbf"}}
+    (block,) = blocks(rows(tmp_path, [{"model": "tnp", **same}], [{"model": "tnp", "seed": 1, **other}]))
+    assert sorted(len(line.published) for line in block.lines[1:]) == [0, 1]
+
+
+def test_nothing_is_best_across_different_tasks(tmp_path):
+    (block,) = blocks(rows(tmp_path, [{"model": "cnp"}], [{"model": "tnp", "shift": 0.5, "data_seed": 1}]))
+    assert block.best == {}
+
+
+def test_a_model_that_failed_is_last(tmp_path):
+    """And what only one replicate has is no mean over seeds."""
+    family = rows(tmp_path, [{"model": "bad"}], [{"model": "cnp"}, {"seed": 1, "facts": {"steps": 1000}}])
+    family[0].runs[0].metrics["test/loglik_marginal"] = math.nan
+    del family[1].runs[1].metrics["test/energy_score"]
+    (block,) = blocks(family)
+    assert [line.label for line in block.lines[1:]] == ["cnp", "bad"]
+    assert block.best["loglik"] == {"cnp"} and block.best["energy_score"] == set()
+    assert "energy_score" in block.lines[2].cells and "energy_score" not in block.lines[1].cells
+    text = to_markdown([block])
+    assert re.search(r"\| bad \| 1 \| 1,234 \| 100 \| nan ", text) and "| cnp | 2 | 1,234 | 100 to 1,000 |" in text
 
 
 def _by_batch(table, column):
@@ -101,7 +146,7 @@ def test_markdown(family):
     text = to_markdown(blocks(family))
     assert text.count("### test, ") == 2
     row = next(line for line in text.splitlines() if line.startswith("| cnp"))
-    assert "| 1 | 1,234 |" in row and "0.26 ± 0.02 [1]; 0.265 ± 0.015 [2]" in row
+    assert "| 1 | 1,234 | 100 |" in row and "0.26 ± 0.02 [1]; 0.265 ± 0.015 [2]" in row
     (bold,) = (line for line in text.splitlines() if line.startswith("| tnp |"))
     assert re.search(r"\| \*\*\d\.\d{3} ± \d\.\d{3}\*\* \|", bold) and "1.39 ± 0.00† [1]" in bold
     assert "[1] Nguyen & Grover 2022 (arXiv 2207.04179), Table 1: " in text and "† : " not in text
@@ -129,6 +174,7 @@ def test_latex_is_well_formed(family):
 
 def test_escapes():
     assert escape("a_b & 5 % -1.5 ± 0.1† x-1 ↑") == r"a\_b \& 5 \% $-$1.5 $\pm$ 0.1$^\dagger$ x-1 $\uparrow$"
+    assert escape("|a<b>") == r"\textbar{}a\textless{}b\textgreater{}"
     assert escape("\\{") == r"\textbackslash{}\{"
 
 

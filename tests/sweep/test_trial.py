@@ -77,6 +77,7 @@ LATER = "RuntimeError: [/pytorch/third_party/gloo] Connection closed by peer"
         (1, None, "numpy._core._exceptions._ArrayMemoryError: Unable to allocate 8.00 GiB", NO_MEMORY, "8.00 GiB"),
         (-6, None, "terminate called after throwing an instance of 'std::bad_alloc'", NO_MEMORY, "bad_alloc"),
         (-9, None, "", NO_MEMORY, "ended by the system"),
+        (4, {"kind": "LostProcessError", "why": "Connection closed by peer"}, LATER, NO_MEMORY, "LostProcessError"),
         (
             -9,
             {"kind": "KeyError", "why": "'dz'"},
