@@ -20,7 +20,7 @@ demo: .venv/installed   ## train on handwritten digits, test, print a table, dra
 test: .venv/installed   ## the whole suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=15
 
 test-faults: .venv/installed   ## runs killed at twenty random moments, and what else is too long for the suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults

@@ -222,7 +222,8 @@ def progress(num: int, description: str) -> Iterable[int]:
     from rich.console import Console
     from rich.progress import track
 
-    return track(range(num), description, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    return track(range(num), description, console=console, transient=True, disable=not console.is_terminal)
 
 
 def read(path: Path, settings: str) -> list[TaskBatch] | None:

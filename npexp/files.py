@@ -25,7 +25,7 @@ def whole_file(path: str | Path, mode: str = "w", **kwargs: Any) -> Iterator[IO]
         StorageError: it cannot be written.
     """
     path = Path(path)
-    part = path.with_name(f"{path.name}.part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # several processes may fail, and say so, at once
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -56,6 +56,5 @@ def writing(path: str | Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise StorageError(
-            f"cannot write {path} ({error.strerror or error}): make room or give the folder its rights back, then go on"
-            " with --ckpt_path last"
+            f"cannot write {path} ({error.strerror or error}): make room or give the folder its rights back"
         ) from error

@@ -1,13 +1,13 @@
 """The one LightningModule: any neural process, any objective, one way to train and to score."""
 
+from copy import deepcopy
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.plugins.precision import MixedPrecision, Precision
-from lightning.pytorch.utilities import GradClipAlgorithmType
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
@@ -84,6 +84,14 @@ class NPModule(LightningModule):
         self.scaling: dict[str, list[float]] | None = None
         self.columns: dict[str, Any] | None = None
         self._micro_batches: list[torch.Tensor] = []  # losses of those that the current step has had, if it is logged
+        self._norm: torch.Tensor | None = None  # of the current step's gradient, once somebody has asked
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "NPModule":
+        """Copies all but what makes the optimiser: the command line's knows the parser, the trainer and its processes."""
+        memo.update({id(shared): shared for shared in (self.optimizer, self.lr_scheduler)})
+        memo[id(self)] = copied = type(self).__new__(type(self))
+        copied.__setstate__(deepcopy(self.__getstate__(), memo))
+        return copied
 
     def forward(self, batch: TaskBatch) -> Predictive:
         """Predicts a batch's targets from its context."""
@@ -99,6 +107,15 @@ class NPModule(LightningModule):
             return optimizer
         return [optimizer], [{"scheduler": self.lr_scheduler(optimizer), "interval": "step"}]
 
+    def gradient_norm(self) -> torch.Tensor:
+        """The norm of the gradient of the step about to be taken, before it is clipped; computed once per step.
+
+        Of a sharded model it is the norm of this process's share.
+        """
+        if self._norm is None:
+            self._norm = nn.utils.get_total_norm([p.grad for p in self.net.parameters() if p.grad is not None])
+        return self._norm
+
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: int | float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
@@ -107,17 +124,22 @@ class NPModule(LightningModule):
         Lightning refuses the former in any mixed precision, though float16 alone scales its gradients, and the latter
         as no process has the whole gradient.
         """
-        plugin, root = self.trainer.precision_plugin, self.trainer.strategy.model
-        if isinstance(root, FullyShardedDataParallel) and gradient_clip_val and gradient_clip_algorithm != "value":
-            root.clip_grad_norm_(gradient_clip_val)
-        elif isinstance(plugin, MixedPrecision) and plugin.scaler is None and gradient_clip_val:
-            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
-            Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
-        else:
+        root = self.trainer.strategy.model
+        if not gradient_clip_val:
+            pass
+        elif scales(self.trainer):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_algorithm == "value":
+            nn.utils.clip_grad_value_(self.net.parameters(), gradient_clip_val)
+        elif isinstance(root, FullyShardedDataParallel):
+            root.clip_grad_norm_(gradient_clip_val)
+        else:
+            nn.utils.clip_grads_with_norm_(self.net.parameters(), gradient_clip_val, self.gradient_norm())
+        self._norm = None
 
     def on_fit_start(self) -> None:
         """Takes note of what the datamodule does to raw values, for the checkpoint; shows the model some inputs."""
+        self._norm = None
         data = self.trainer.datamodule
         if data is not None:
             self.scaling, self.columns = getattr(data, "scaling", None), getattr(data, "columns", None)
@@ -219,6 +241,12 @@ class NPModule(LightningModule):
     def test_names(self) -> tuple[str, ...]:
         """Names of the test sets, the in-distribution one first."""
         return tuple(getattr(self.trainer.datamodule, "test_names", ("test",)))
+
+
+def scales(trainer: Trainer) -> bool:
+    """Whether losses are scaled, as in float16."""
+    plugin = trainer.precision_plugin
+    return isinstance(plugin, MixedPrecision) and plugin.scaler is not None
 
 
 def logs_now(trainer: Trainer) -> bool:

@@ -5,10 +5,10 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 PR_SET_PDEATHSIG = 1  # of Linux, <sys/prctl.h>
 OBSERVER = "lightning.fabric.strategies.launchers.subprocess_script"  # ends a run whose process has died
-GO_ON = "see what it said above, and go on with --ckpt_path last"
 
 
 def is_launched() -> bool:
@@ -29,13 +29,26 @@ def lost_contact(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
 
 
-def announce_losses() -> None:
-    """Has Lightning's observer say in our words that a process has died, before it kills the others."""
+def lost(way_on: str) -> str:
+    """What to say when a process has died.
+
+    Args:
+        way_on: what to do about it.
+    """
+    return f"a process of this run has died and the others are ended: see what it said above, then {way_on}"
+
+
+def announce_losses(way_on: Callable[[], str]) -> None:
+    """Has Lightning's observer say in our words that a process has died, before it kills the others.
+
+    Args:
+        way_on: gives what to do about it.
+    """
+
+    def announce(record: logging.LogRecord) -> bool:
+        print(f"npexp: {lost(way_on())}", file=sys.stderr, flush=True)
+        return False
+
     logger = logging.getLogger(OBSERVER)
     logger.setLevel(logging.INFO)
-    logger.addFilter(_announce)
-
-
-def _announce(record: logging.LogRecord) -> bool:
-    print(f"npexp: a process of this run has died and the others are ended: {GO_ON}", file=sys.stderr, flush=True)
-    return False
+    logger.filters[:] = [announce]

@@ -24,9 +24,10 @@ from npexp.commands import Parser
 from npexp.config import read_config
 from npexp.errors import ConfigError
 from npexp.files import whole_file
+from npexp.resume import checkpoint_steps, shown
 from npexp.runs import newest
 from npexp.tables import terminal
-from npexp.training_cli import CLI, checkpoint_steps, make_cli, shown
+from npexp.training_cli import CLI, make_cli
 from npexp.watch import Reading, first_bad, watch
 
 SHOWN = 3  # weights and gradients in the table, the largest ones

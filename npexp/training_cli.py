@@ -11,13 +11,10 @@ import pkgutil
 import shlex
 import sys
 import warnings
-import zipfile
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -43,13 +40,14 @@ from npexp.callbacks.seeding import StepSeed
 from npexp.callbacks.trial import Trial
 from npexp.cli_errors import explain
 from npexp.config import flatten
-from npexp.errors import ConfigError, DataError, LostProcessError, NPError, StorageError
+from npexp.errors import ConfigError, LostProcessError, NPError, StorageError
 from npexp.exchange import TRIAL
 from npexp.facts import class_name, device_name, result_name, summary
 from npexp.files import whole_file
 from npexp.loggers import Board, MetricsFile
 from npexp.module import NPModule
-from npexp.processes import GO_ON, announce_losses, is_launched, lost_contact
+from npexp.processes import announce_losses, is_launched, lost, lost_contact
+from npexp.resume import checkpoint_steps, go_on, shown
 from npexp.runs import Arguments, Run, package_versions, revision
 
 RATE = "--model.optimizer.init_args.lr", "--model.optimizer.lr"
@@ -162,9 +160,9 @@ class CLI(LightningCLI):
                     "give the --ckpt_path or --version of the run that is meant"
                 )
         if changed:
-            shown = ", ".join(f"model.{k}={after[k]} (not {before[k]})" for k in changed[:4])
+            some = ", ".join(f"model.{k}={after[k]} (not {before[k]})" for k in changed[:4])
             more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
-            rank_zero_only(print)(f"npexp: warning: the checkpoint's settings win: {shown}{more}", file=sys.stderr)
+            rank_zero_only(print)(f"npexp: warning: the checkpoint's settings win: {some}{more}", file=sys.stderr)
 
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer; a refusal of one of ours is found again under what the parser made of it."""
@@ -288,43 +286,6 @@ def validation_interval(settings: Namespace | dict[str, Any]) -> int | float | N
     return every
 
 
-def checkpoint_steps(path: str | None) -> int:
-    """Training steps behind a checkpoint; 0 without one.
-
-    Raises:
-        ConfigError: the file is no checkpoint.
-    """
-    if path is None:
-        return 0
-    try:
-        return steps_in(path)
-    except Exception as error:  # torch raises many kinds, and a file of another program holds anything
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ConfigError(f"{path} is no checkpoint of npexp fit ({reason}): {_other_checkpoint(path)}") from error
-
-
-def steps_in(path: str | Path) -> int:
-    """Training steps behind a checkpoint, whose checksums are compared first: PyTorch itself does not."""
-    with zipfile.ZipFile(path) as archive:
-        if damaged := archive.testzip():
-            raise DataError(f"{damaged} is damaged")
-    return int(dict(torch.load(path, weights_only=True, map_location="cpu", mmap=True))["global_step"])
-
-
-def _other_checkpoint(path: str) -> str:
-    """What to use in place of a damaged checkpoint: the other one of its run, where that is whole."""
-    for other in sorted(Path(path).parent.glob("*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True):
-        with suppress(Exception):
-            if other != Path(path):
-                return f"use --ckpt_path {other}, which has {steps_in(other)} steps"
-    return "give another --ckpt_path"
-
-
-def shown(folder: Path) -> str:
-    """A folder as a reader would type it."""
-    return str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
-
-
 def quiet() -> None:
     """Hides Lightning's advice and warnings that mean nothing here; everything else stays."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -367,19 +328,31 @@ def run_command(typed: Sequence[str]) -> None:
         typed: the arguments before they were completed.
 
     Raises:
-        StorageError: the disk is full.
+        StorageError: a file cannot be written.
         LostProcessError: another process of the run has died.
     """
-    announce_losses()
+    announce_losses(way_on)
     try:
         make_cli(command=typed)
     except OSError as error:
-        if isinstance(error, NPError) or error.errno not in FULL:
+        if isinstance(error, StorageError):
+            what = str(error)
+        elif error.errno in FULL and not isinstance(error, NPError):
+            what = f"cannot write ({error.strerror}): make room"
+        else:
             raise
-        raise StorageError(f"cannot write ({error.strerror}): make room, then go on with --ckpt_path last") from error
+        raise StorageError(f"{what}, then {way_on()}") from error
     except RuntimeError as error:
         if not lost_contact(error):
             raise
         if is_launched():
             raise SystemExit(LostProcessError.status) from error  # the first process says it
-        raise LostProcessError(f"a process of this run has died: {GO_ON}") from error
+        raise LostProcessError(lost(way_on())) from error
+
+
+def way_on() -> str:
+    """What to do when the machine has failed the command in `sys.argv`."""
+    args = Arguments(sys.argv)
+    if sys.argv[1] != "fit":
+        return "give the command again"
+    return go_on(Run(Path(args.last("--runs_dir")), args.last("--name"), int(args.last("--version"))).folder)

@@ -17,7 +17,7 @@ LEVELS = [
     ["npexp.cost", "npexp.mixer_costs"],
     ["npexp.registry", "npexp.objectives", "npexp.metrics", "npexp.scaling", "npexp.states"],
     ["npexp.predict", "npexp.module"],
-    ["npexp.bandits", "npexp.runs", "npexp.schedules", "npexp.loggers"],
+    ["npexp.bandits", "npexp.resume", "npexp.runs", "npexp.schedules", "npexp.loggers"],
     ["npexp.watch"],
     ["npexp.callbacks"],
     ["npexp.onnx_operators"],

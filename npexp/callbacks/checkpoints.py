@@ -57,8 +57,9 @@ class RunCheckpoint(ModelCheckpoint):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that the user has chosen
             trainer.strategy.checkpoint_io = WholeCheckpointIO()
         if stage == "fit" and trainer.is_global_zero:
-            for part in Path(self.dirpath).glob("*.part"):
-                part.unlink()
+            for folder in (Path(self.dirpath), Path(trainer.default_root_dir)):
+                for part in folder.glob("*.[0-9]*.part"):
+                    part.unlink()
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         if trainer.is_global_zero:

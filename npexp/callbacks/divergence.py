@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
 from torch.optim import Optimizer
 
 from npexp.batch import TaskBatch
 from npexp.callbacks.seeding import batch_number
 from npexp.errors import DivergenceError
-from npexp.module import NPModule, logs_now
+from npexp.module import NPModule, logs_now, scales
+from npexp.resume import go_on, shown
 from npexp.run_files import write_json
 from npexp.watch import first_bad, watch
 
@@ -68,14 +68,8 @@ class Divergence(Callback):
             loss.register_hook(lambda gradient: gradient + 0.0 * value)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Looks at the step that is about to be taken."""
-        if scales(trainer):
-            total = torch.stack(self._losses).sum()
-        else:
-            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            # Finite where all of them are. On a CPU sums are quicker than norms, on a GPU one call for all of them is.
-            sums = [g.sum() for g in gradients] if self._first is None else torch._foreach_norm(gradients)
-            total = torch.stack([s.float() for s in sums]).sum()
+        """Looks at the step that is about to be taken; clipping needs the norm of the gradient anyway."""
+        total = torch.stack(self._losses).sum() if scales(trainer) else pl_module.gradient_norm()
         if self._first is None:
             if not total.isfinite():
                 self._stop(trainer, pl_module)
@@ -123,12 +117,6 @@ def record(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir) / RECORD
 
 
-def scales(trainer: Trainer) -> bool:
-    """Whether losses are scaled, as in float16."""
-    plugin = trainer.precision_plugin
-    return isinstance(plugin, MixedPrecision) and plugin.scaler is not None
-
-
 def raise_from(trainer: Trainer, found: dict[str, Any]) -> None:
     """Notes the bad step in the run folder and raises.
 
@@ -142,8 +130,8 @@ def raise_from(trainer: Trainer, found: dict[str, Any]) -> None:
     where = f"step {step}" if found["batch"] is None else f"step {step}, batch {found['batch']}, seed {found['seed']}"
     what = ", ".join(found["tensors"]) or "a loss or a gradient"
     error = DivergenceError(
-        f"training diverged at {where}; not finite: {what}. Look at it with npexp replay {run}; go on from before it "
-        f"with npexp fit --ckpt_path {run} and a lower --model.optimizer.init_args.lr or --trainer.gradient_clip_val"
+        f"training diverged at {where}; not finite: {what}. Look at it with npexp replay {shown(run)}, then {go_on(run)} "
+        "with a lower --model.optimizer.init_args.lr or --trainer.gradient_clip_val"
     )
     error.status = DivergenceError.status if trainer.is_global_zero else 0  # all raise it, the first one tells
     raise error

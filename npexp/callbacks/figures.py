@@ -111,9 +111,13 @@ def panel_figure(
             label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
         }
         if entries:
-            widest = 0.5 + 0.075 * max(map(len, entries))  # inches of the line and of the letters
-            beside = max(1, min(len(entries), int(size[0] * columns / widest)))
-            figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=beside)
+            width = size[0] * columns
+            labels = [fill(label, max(8, int((width - 0.5) / 0.075))) for label in entries]
+            widest = 0.5 + 0.075 * max(len(text) for label in labels for text in label.splitlines())
+            beside = max(1, min(len(entries), int(width / widest)))  # inches of the line and of the letters
+            lines = -(-len(labels) // beside) * max(len(label.splitlines()) for label in labels)
+            figure.set_figheight(figure.get_figheight() + 0.17 * (lines - 1))
+            figure.legend(entries.values(), labels, loc="outside upper center", ncols=beside)
     return figure
 
 

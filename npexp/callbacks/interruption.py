@@ -4,12 +4,14 @@ import signal
 import sys
 import threading
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from npexp.callbacks.checkpoints import LastCheckpoint, validates_after
+from npexp.resume import go_on
 
 
 class Interruption(Callback):
@@ -35,7 +37,7 @@ class Interruption(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Ends the run after this step, unless a validation comes first."""
-        if not validates_after(trainer, batch_idx):
+        if self._asked is not None and not validates_after(trainer, batch_idx):
             self._tell(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -61,8 +63,8 @@ class Interruption(Callback):
         if trainer.is_global_zero and self._asked is not None:
             exception.code = 128 + self._asked
             print(
-                f"npexp: {signal.Signals(self._asked).name}: stopped after {trainer.global_step} steps; go on with "
-                f"npexp fit --ckpt_path {trainer.default_root_dir}",
+                f"npexp: {signal.Signals(self._asked).name}: stopped after {trainer.global_step} steps; "
+                f"{go_on(Path(trainer.default_root_dir))}",
                 file=sys.stderr,
             )
 

@@ -3,7 +3,6 @@
 import time
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy
 from torch.optim import Optimizer
@@ -41,8 +40,7 @@ class Measurements(Callback):
         """Logs the gradient norm and the learning rate of the step about to be taken."""
         if not logs_now(trainer):
             return
-        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = pl_module.gradient_norm()
         if isinstance(trainer.strategy, FSDPStrategy):  # each process has its share of the gradient
             norm = trainer.strategy.reduce(norm.square(), reduce_op="sum").sqrt()
         pl_module.log("train/gradient_norm", norm)

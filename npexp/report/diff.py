@@ -53,17 +53,22 @@ def compare(first: Finished, second: Finished, out: Path | None = None) -> None:
     found, other = [_cells(change) for change in changes(first, second)], settings(first, second)
     print(names, end="\n\n")
     heads = ("setting", "A", "B")
-    terminal("Settings that differ." if other else "No setting differs.", heads, other, words=heads, wrapped="B")
+    title = "Settings that differ." if other else "No setting differs."
+    if unknown := [str(run.folder) for run in (first, second) if not run.config]:
+        title = f"Settings are not known without config.yaml in {' and '.join(unknown)}."
+    terminal(title, heads, other, words=heads, wrapped="B")
     terminal("Metrics.", HEADS, found, words=HEADS[:2], notes=NOTE)
     if out is not None:
-        parts = [names.replace("\n", "  \n"), markdown(heads, other), markdown(HEADS, found), NOTE]
+        parts = [names.replace("\n", "  \n"), title, markdown(heads, other), markdown(HEADS, found), NOTE]
         with whole_file(out / "diff.md") as file:
             file.write("\n".join(["# Two runs\n", *(f"{part.strip()}\n" for part in parts)]))
 
 
 def settings(first: Finished, second: Finished) -> list[list[str]]:
-    """Rows (setting, A, B) of what the two were trained with differently; "-" where a run has no such setting."""
+    """Rows (setting, A, B) where the two differ, "-" for no such setting; none where a run's settings are not known."""
     rows = []
+    if not (first.config and second.config):
+        return rows
     for key in dict.fromkeys([*first.config, *second.config]):
         values = [run.config.get(key, "-") for run in (first, second)]
         if values[0] != values[1] and key not in ABOUT_RUNS:

@@ -19,6 +19,7 @@ from npexp.run_files import EXAMPLES, METRICS, RESULTS, TASKS, read_arrays, read
 
 Table = dict[str, np.ndarray]  # the tasks of a test set: see `npexp.metrics.Evaluation.task_table`
 FACTS = ("model", "data", "seed", "likelihood", "dy", "steps", "parameters")
+MOST_SETTINGS = 3  # in a label; of more the run's folder stands there
 SAME = 1e-5  # of the spread over tasks: means of a task's outputs that differ by more are of other tasks
 IMMATERIAL = (  # settings that may differ between replicates: seeds, names, and how a run is watched and kept
     *("seed_everything", "step_seed", "name", "version", "runs_dir", "ckpt_path", "defaults", "figures", "last"),
@@ -211,7 +212,7 @@ def group(runs: Iterable[Finished]) -> tuple[dict[str, list[Row]], list[str]]:
     families: dict[str, list[Row]] = {}
     for (family, name), found in settings.items():
         rows = [[seeds[seed] for seed in sorted(seeds)] for seeds in found.values()]
-        labels = _apart([_material(row[0]) for row in rows])
+        labels = _apart(rows)
         families.setdefault(family, []).extend(
             Row(f"{name} ({label})" if label else name, row) for label, row in zip(labels, rows, strict=True)
         )
@@ -227,14 +228,22 @@ def _material(run: Finished) -> dict[str, Any]:
     return found | {"likelihood": run.facts["likelihood"]}
 
 
-def _apart(settings: Sequence[dict[str, Any]]) -> list[str]:
-    """What tells these settings apart, in words: "" for a single one."""
-    keys = dict.fromkeys(key for one in settings for key in one)
-    keys = [key for key in keys if len({repr(one.get(key, ...)) for one in settings}) > 1]
+def _apart(rows: Sequence[Sequence[Finished]]) -> list[str]:
+    """What tells rows of one name apart: the settings that differ, or a folder where they are many or not known."""
+    if len(rows) == 1:
+        return [""]
+    settings = [_material(row[0]) for row in rows]
+    known = [one for one, row in zip(settings, rows, strict=True) if row[0].config]
+    keys = dict.fromkeys(key for one in known for key in one)
+    keys = [key for key in keys if len({repr(one.get(key, ...)) for one in known}) > 1]
     ends = {key: [".".join(key.split(".")[-i:]) for i in range(1, key.count(".") + 2)] for key in keys}
     counts = Counter(end for key in keys for end in ends[key])
     names = {key: next((end for end in ends[key] if counts[end] == 1), key) for key in keys}  # the shortest unique ones
-    return [", ".join(f"{name} {one[key]}" for key, name in names.items() if key in one) for one in settings]
+    found = []
+    for one, row in zip(settings, rows, strict=True):
+        words = [f"{name} {one[key]}" for key, name in names.items() if key in one]
+        found.append(", ".join(words) if row[0].config and len(words) <= MOST_SETTINGS else str(row[0].folder))
+    return found
 
 
 def same_tasks(a: Table, b: Table) -> str:

@@ -10,7 +10,7 @@ from npexp.tables import markdown
 
 HERE = Path(__file__).parent
 TO = HERE / "faults.md"
-HEADS = (
+FIT = (
     "what",
     "kills",
     "of which while starting",
@@ -20,18 +20,40 @@ HEADS = (
     "rows of metrics.csv that differ",
     "same weights as the unbroken run",
 )
+SWEEP = (
+    "what",
+    "kills",
+    "of a worker, the command, all processes",
+    "of which while a trial ran",
+    "starts of the command",
+    "complete trials",
+    "of which killed once before",
+    "settings given up, killed twice",
+    "lost",
+    "doubled",
+    "files read in full after kills",
+    "trials with other weights than the unbroken fit",
+)
 
 
 def text() -> str:
-    """The table."""
-    rows = []
-    for name, found in sorted(json.loads((HERE / "kills.json").read_text()).items()):
-        at = found["newest_checkpoints"]
-        counts = (found["kills"], found["during_start"], found["steps"], f"{at[0]} to {at[-1]}", found["files_read"])
-        same = f"{'yes' if found['same_weights'] else 'no'}, SHA-256 {found['weights'][:12]}"
-        rows.append((f"{name} process" + ("" if found["processes"] == 1 else "es"), *map(str, counts)))
-        rows[-1] += (str(found["wrong_rows"]), same)
-    return markdown(HEADS, rows)
+    """The tables."""
+    kills = json.loads((HERE / "kills.json").read_text())
+    fits, sweeps = [], []
+    for name, found in sorted(kills.items()):
+        if "processes" in found:
+            at = found["newest_checkpoints"]
+            counts = (found["kills"], found["during_start"], found["steps"], f"{at[0]} to {at[-1]}")
+            same = f"{'yes' if found['same_weights'] else 'no'}, SHA-256 {found['weights'][:12]}"
+            label = f"{name} process" + ("" if found["processes"] == 1 else "es")
+            fits.append((label, *map(str, (*counts, found["files_read"], found["wrong_rows"])), same))
+        else:
+            of = ", ".join(str(found["of"].get(whom, 0)) for whom in ("a worker", "the command", "all"))
+            counts = (found["kills"], of, found["while_training"], found["commands"], found["complete"])
+            ends = (found["after_a_kill"], found["given_up"], found["lost"], found["doubled"], found["files_read"])
+            label = f"{name} worker" + ("" if found["workers"] == 1 else "s")
+            sweeps.append((label, *map(str, (*counts, *ends, found["other_weights"]))))
+    return "\n".join([markdown(FIT, fits), markdown(SWEEP, sweeps)])
 
 
 if __name__ == "__main__":

@@ -111,13 +111,13 @@ def unbroken(tmp_path_factory):
 
 
 @contextmanager
-def running(folder, *words, processes=1):
-    """`npexp fit` in a folder with processes of its own, which are killed where they still live at the end."""
+def running(folder, *words, processes=1, command="fit"):
+    """A command in a folder with processes of its own, which are killed where they still live at the end."""
     ddp = [] if processes == 1 else ["--trainer.strategy=ddp", f"--trainer.devices={processes}"]
     search = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     with (folder.path / "said.txt").open("w") as said:
         process = subprocess.Popen(
-            [sys.executable, "-m", "npexp", "fit", *words, *ddp],
+            [sys.executable, "-m", "npexp", command, *words, *ddp],
             cwd=folder.path,
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": search},
             stdout=subprocess.DEVNULL,

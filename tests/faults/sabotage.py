@@ -71,6 +71,6 @@ class FillDisk(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step == self.step:
-            path = Path(trainer.default_root_dir, f"{self.name}.part")
+            path = Path(trainer.default_root_dir, f"{self.name}.{os.getpid()}.part")
             path.parent.mkdir(exist_ok=True)
             path.symlink_to("/dev/full")

@@ -1,49 +1,17 @@
 """A fit killed at random moments, again and again, ends where the unbroken one does."""
 
-import hashlib
-import json
 import os
 import random
 import signal
 import time
-from pathlib import Path
 
 import pytest
-import torch
-import yaml
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from npexp.run_files import read_rows
-from npexp.training_cli import steps_in
 from tests.faults.conftest import Folder, gone, running, saves
+from tests.faults.outcome import keep, parse_all, weights_hash
 
 FEW, MANY = 2, 20
-RECORD = Path(__file__).parents[2] / "results/faults/kills.json"
 LIMIT = 300  # seconds for a run to end
-
-
-def weights_hash(folder):
-    """SHA-256 of all weights, in order."""
-    digest = hashlib.sha256()
-    for name, value in sorted(folder.weights().items()):
-        digest.update(name.encode() + value.contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def parse_all(run):
-    """Reads every file of a run in full, and returns how many there are; what a kill left half written has no name."""
-    files = [p for p in run.rglob("*") if p.is_file() and p.suffix != ".part"]
-    for path in files:
-        if path.suffix == ".ckpt":
-            steps_in(path)
-        elif path.suffix == ".yaml":
-            assert yaml.safe_load(path.read_text())["seed_everything"] == 0
-        elif path.suffix == ".csv":
-            assert read_rows(path)
-        else:
-            assert path.name.startswith("events."), path
-            EventAccumulator(str(path)).Reload()
-    return len(files)
 
 
 def kill_again_and_again(tmp_path, kills, processes):
@@ -88,8 +56,8 @@ def kill_again_and_again(tmp_path, kills, processes):
         "newest_checkpoints": at,
         "files_read": files,
         "wrong_rows": wrong,
-        "same_weights": weights_hash(folder) == weights_hash(whole),
-        "weights": weights_hash(folder),
+        "same_weights": weights_hash(folder.run) == weights_hash(whole.run),
+        "weights": weights_hash(folder.run),
     }
 
 
@@ -107,8 +75,5 @@ def test_killed_a_few_times(tmp_path):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_many_times(tmp_path, processes):
     found = kill_again_and_again(tmp_path, MANY, processes)
-    kept = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
-    kept[f"fit on {processes}"] = found
-    RECORD.parent.mkdir(exist_ok=True)
-    RECORD.write_text(json.dumps(kept, indent=1) + "\n")
+    keep(f"fit on {processes}", found)
     check(found)

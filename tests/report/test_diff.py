@@ -25,6 +25,14 @@ def test_settings_that_differ(pair):
     ]
 
 
+def test_settings_that_are_not_known_do_not_differ(pair, capsys):
+    (pair[0].folder / "config.yaml").unlink()
+    pair = [Finished(run.folder) for run in pair]
+    assert settings(*pair) == []
+    compare(*pair)
+    assert f"not known without config.yaml in {pair[0].folder}." in capsys.readouterr().out
+
+
 def test_every_metric_with_its_test(pair):
     a, b = tasks(0), tasks(1, 0.3)
     found = {change.metric: change for change in changes(*pair)}

@@ -102,6 +102,18 @@ def test_labels_are_unique(tmp_path):
     ]
 
 
+def test_where_many_settings_differ_or_none_is_known_the_folder_tells(tmp_path):
+    make(tmp_path / "0/0", a=1, b=2, c=3, d=4)
+    make(tmp_path / "1/0", a=2)
+    (make(tmp_path / "2/0", model="tnp") / "config.yaml").unlink()
+    make(tmp_path / "3/0", model="tnp", a=1)
+    (make(tmp_path / "4/0", model="np") / "config.yaml").unlink()
+    families, _ = group(find([str(tmp_path)])[0])
+    assert [row.label for row in families["gp_rbf"]] == [
+        f"cnp ({tmp_path}/0/0)", "cnp (a 2)", f"tnp ({tmp_path}/2/0)", "tnp", "np"
+    ]  # fmt: skip
+
+
 def test_time_and_memory(runs):
     run = Finished(runs / "cnp/0")
     assert run.seconds == pytest.approx(100 * 16 / 100) and run.memory == 310.5

@@ -53,6 +53,18 @@ def test_log_likelihood_by_context_size(rows, monkeypatch):
     assert lines(figure.axes[0])["exact posterior"].get_ydata()[-1] == pytest.approx(exact[chosen].mean())
 
 
+def test_long_labels_fit(rows, tmp_path):
+    """A legend wider than its figure leaves no room for the panels, of which matplotlib warns."""
+    rows = [row._replace(label=f"{row.label} (" + "class_path npexp.likelihoods.Gaussian, " * 3) for row in rows]
+    for figure in (
+        context_figure(rows[:1]),
+        calibration_figure(rows),
+        cost_figure(rows),
+        *prediction_figures(rows).values(),
+    ):
+        figure.savefig(tmp_path / "figure.png")
+
+
 def test_calibration(rows):
     (axis,) = calibration_figure(rows).axes
     np.testing.assert_allclose(lines(axis)["cnp"].get_xdata(), LEVELS)
