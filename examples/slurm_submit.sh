@@ -19,6 +19,8 @@
 name=$SLURM_JOB_NAME
 if [ -f "runs/$name/0/checkpoints/last.ckpt" ]; then
   resume=(--ckpt_path last)
+elif [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && [ -d "runs/$name/0" ]; then
+  mv "runs/$name/0" "runs/$name/stopped-$SLURM_JOB_ID-$SLURM_RESTART_COUNT"  # before its first checkpoint
 fi
 
 # SLURM_NTASKS processes, one per GPU; when one fails, all end. The same --version makes them one run.

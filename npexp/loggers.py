@@ -15,6 +15,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.tensorboard.summary import hparams
 
 from npexp.files import whole_file, writing
 from npexp.run_files import read_rows
@@ -120,9 +121,16 @@ class Board(TensorBoardLogger):
     def log_hyperparams(
         self, params: dict[str, Any] | Namespace, metrics: dict[str, Any] | None = None, step: int | None = None
     ) -> None:
-        """Writes a row of the HParams table; without metrics there is none, so Lightning's own call writes nothing."""
+        """Writes a row of the HParams table; without metrics there is none, so Lightning's own call writes nothing.
+
+        What the table's columns are is left to TensorBoard: it shows the settings of all runs, those that differ first.
+        PyTorch would have it take the columns of whatever run it reads first.
+        """
         if metrics:
-            super().log_hyperparams(params, metrics, step)
+            self.log_metrics(metrics, step)
+            _, start, end = hparams(dict(params), metrics)
+            for summary in (start, end):
+                self.experiment._get_file_writer().add_summary(summary, step)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

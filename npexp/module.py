@@ -87,7 +87,7 @@ class NPModule(LightningModule):
         self._norm: torch.Tensor | None = None  # of the current step's gradient, once somebody has asked
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "NPModule":
-        """Copies all but what makes the optimiser: the command line's knows the parser, the trainer and its processes."""
+        """Copies all but what makes optimisers: the command line's knows the parser, the trainer and its processes."""
         memo.update({id(shared): shared for shared in (self.optimizer, self.lr_scheduler)})
         memo[id(self)] = copied = type(self).__new__(type(self))
         copied.__setstate__(deepcopy(self.__getstate__(), memo))

@@ -139,17 +139,15 @@ def again(folder: Path, step: int, start: str | None = None) -> tuple[LookAt, CL
         start = str(known[max(known)]) if known else None
     if step < 0 or checkpoint_steps(start) > step:
         raise ConfigError(f"step {step} is before {start or 'the first'}: give an earlier --ckpt_path, or a later step")
+    print(f"computing steps {checkpoint_steps(start)} to {step}", file=sys.stderr)
     config = read_config(folder / "config.yaml")
     config.pop("ckpt_path", None)
-    processes = prepare(config)
     sys.argv = sys.argv[:1]  # whose words are not for Lightning, which would warn
-    cli = make_cli(run=False, args=config)
+    cli = make_cli(run=False, args=alone(config))
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")  # those that would write
     trainer, look = cli.trainer, LookAt(step)
-    if config["global_batch_size"] is not None or processes > 1:
-        size, each = config["global_batch_size"], cli.datamodule.batch_size
-        per_process = config["trainer"]["accumulate_grad_batches"]
-        trainer.accumulate_grad_batches = accumulation(size or each * processes * per_process, each, 1)
+    each = cli.datamodule.batch_size
+    trainer.accumulate_grad_batches = accumulation(tasks_per_step(config, each), each, 1)
     trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, RunCheckpoint)] + [RunClock(), look]
     try:
         trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=start, weights_only=True)
@@ -158,22 +156,40 @@ def again(folder: Path, step: int, start: str | None = None) -> tuple[LookAt, CL
     raise ConfigError(f"the run is over after {trainer.global_step} steps: give an earlier step than {step}")
 
 
-def prepare(config: dict[str, Any]) -> int:
-    """Makes a run's settings those of its repetition on one process, and returns how many it had."""
+def tasks_per_step(config: dict[str, Any], batch_size: int) -> int:
+    """Tasks per step of a run over all its processes, each with micro-batches of so many.
+
+    Raises:
+        ConfigError: the settings leave it to the machine how many processes a run has, and they matter.
+    """
+    if config["global_batch_size"] is not None:
+        return config["global_batch_size"]
     trainer = config["trainer"]
     devices = trainer["devices"]
-    processes = (len(devices) if isinstance(devices, list) else int(devices)) * trainer["num_nodes"]
-    trainer.update(
-        devices=1,
-        num_nodes=1,
-        strategy="auto",
-        logger=False,
-        enable_progress_bar=False,
-        limit_val_batches=0,
-        log_every_n_steps=1,
-    )
-    config["figures"]["num_tasks"] = 0
-    return processes
+    if isinstance(devices, str) and "," in devices:
+        devices = devices.strip(",").split(",")
+    number = len(devices) if isinstance(devices, list) else devices
+    if not isinstance(number, int) or number < 1:
+        raise ConfigError(
+            f"expected trainer.devices as the number of processes that the run had, got {number}: write it into its "
+            "config.yaml"
+        )
+    return batch_size * number * trainer["num_nodes"] * trainer["accumulate_grad_batches"]
+
+
+def alone(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings for a run's repetition on one process, without a trace."""
+    trainer = {
+        "devices": 1,
+        "num_nodes": 1,
+        "strategy": "auto",
+        "plugins": None,
+        "logger": False,
+        "enable_progress_bar": False,
+        "limit_val_batches": 0,
+        "log_every_n_steps": 1,
+    }
+    return {**config, "trainer": {**config["trainer"], **trainer}, "figures": {**config["figures"], "num_tasks": 0}}
 
 
 def show(look: LookAt, step: int) -> None:

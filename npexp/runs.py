@@ -342,9 +342,12 @@ def reserve(run: Run) -> bool:
             reason = error.strerror or error
             raise ConfigError(f"cannot make the run folder {run.folder} ({reason}): give another --runs_dir") from error
     if any(run.folder.iterdir()):
-        raise ConfigError(
-            f"{run.folder} holds a run already: continue it with --ckpt_path last, or leave out --version"
+        way = (
+            "continue it with --ckpt_path last"
+            if run.checkpoint("last").is_file()
+            else "delete it, as it has no last.ckpt"
         )
+        raise ConfigError(f"{run.folder} holds a run already: {way}, or leave out --version")
     return False
 
 

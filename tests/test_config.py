@@ -172,7 +172,7 @@ def test_the_first_of_processes_from_outside_makes_the_folder(here, monkeypatch,
     monkeypatch.setenv(rank, "0")
     assert reserve(run) and run.folder.is_dir()
     (run.folder / "config.yaml").write_text("")
-    with pytest.raises(ConfigError, match="holds a run already"):
+    with pytest.raises(ConfigError, match=r"holds a run already: delete it, as it has no last.ckpt"):
         reserve(run)
 
 

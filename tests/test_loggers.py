@@ -3,7 +3,12 @@
 import math
 
 import pytest
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams.backend_context import Context
 
 from npexp.loggers import Board, MetricsFile
 from npexp.run_files import read_rows
@@ -77,10 +82,26 @@ def test_a_board_for_tests_logs_at_the_checkpoints_step(tmp_path):
     assert not list(tmp_path.rglob("hparams.yaml"))
 
 
+def test_the_table_has_the_settings_of_all_runs_those_that_differ_first(tmp_path):
+    for version, settings in enumerate([{"depth": 2, "width": 8}, {"depth": 2, "width": 9, "latents": 4, "lr": None}]):
+        board = Board(tmp_path, "run", version)
+        board.log_hyperparams(settings, {"hp/a": 0.5})
+        board.finalize("success")
+    runs = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
+    board, request = Context(TBContext(data_provider=MultiplexerDataProvider(runs, str(tmp_path)))), RequestContext()
+    table = board.experiment_from_metadata(request, "", True, board.hparams_metadata(request, ""), [])
+    assert [(info.name, info.differs) for info in table.hparam_infos] == [
+        ("width", True),
+        ("depth", False),
+        ("latents", False),
+    ]
+    assert [info.name.tag for info in table.metric_infos] == ["hp/a"]
+
+
 @pytest.mark.parametrize("metrics", [None, {}])
 def test_hyperparameters_without_metrics_write_nothing(tmp_path, metrics):
     board = Board(tmp_path, "run", 0)
     board.log_hyperparams({"nested": {"a": 1}}, metrics)
     board.finalize("success")
     events = EventAccumulator(board.log_dir).Reload()
-    assert events.Tags()["scalars"] == [] and "_hparams_/experiment" not in events.summary_metadata
+    assert events.Tags()["scalars"] == [] and "_hparams_/session_start_info" not in events.summary_metadata

@@ -13,6 +13,8 @@ import pytest
 
 from npexp.cli import main
 from npexp.mixers import base
+from npexp.sweep.storage import default_url
+from npexp.sweep.study import open_study, read
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -38,6 +40,14 @@ def shorter(words, steps):
     return [*words, *SHORT, *fewer, *fit]
 
 
+def finish_sweep(name, folder):
+    """Leaves the study of a shipped sweep with all of its trials done: `tests/sweep` has real ones."""
+    sweep, content = read(name)
+    study, _ = open_study(name, default_url(folder, name), content)
+    for i in range(sweep.trials):
+        study.tell(study.ask(sweep.space), float(i))
+
+
 def test_commands(tmp_path, monkeypatch):
     """In their order, in one folder: later ones build on earlier ones."""
     monkeypatch.chdir(tmp_path)
@@ -47,6 +57,7 @@ def test_commands(tmp_path, monkeypatch):
     table = pd.DataFrame({**times, "t": np.arange(64.0) % 7, "p": np.arange(64.0) % 5})
     table.to_csv("my.csv", index=False)
     table.assign(**{name: table[name].where(table["time"] < 6) for name in ("t", "p")}).to_csv("new.csv", index=False)
+    finish_sweep("latents", tmp_path / "runs")
     monkeypatch.setattr(sys, "argv", ["npexp"])
     x = "fit --config base --config model/cnp --config data/gp_rbf --name x"  # the run that stands for the reader's own
     assert main(shorter(x.split(), 1)) == 0
@@ -60,6 +71,7 @@ def test_commands(tmp_path, monkeypatch):
         assert status == 0 or "--compare" in words, command  # 1 where this machine was slower the second time
     written = pd.read_csv("predictions.csv")
     assert {"y_mean", "y_stddev"} <= set(written.columns) and written["y_mean"].notna().all()
+    assert (tmp_path / "conf/experiment/mine.yaml").is_file() and (tmp_path / "figures/history.png").is_file()
     answers = pd.read_csv("answers.csv")
     assert len(answers) == 16 and {"station", "time", "t_mean", "p_q0.025"} <= set(answers.columns)
 

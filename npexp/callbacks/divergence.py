@@ -130,8 +130,8 @@ def raise_from(trainer: Trainer, found: dict[str, Any]) -> None:
     where = f"step {step}" if found["batch"] is None else f"step {step}, batch {found['batch']}, seed {found['seed']}"
     what = ", ".join(found["tensors"]) or "a loss or a gradient"
     error = DivergenceError(
-        f"training diverged at {where}; not finite: {what}. Look at it with npexp replay {shown(run)}, then {go_on(run)} "
-        "with a lower --model.optimizer.init_args.lr or --trainer.gradient_clip_val"
+        f"training diverged at {where}; not finite: {what}. Look at it with npexp replay {shown(run)}, then "
+        f"{go_on(run)} with a lower --model.optimizer.init_args.lr or --trainer.gradient_clip_val"
     )
     error.status = DivergenceError.status if trainer.is_global_zero else 0  # all raise it, the first one tells
     raise error

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from npexp.commands import Parser
-from npexp.errors import ConfigError, at_least
+from npexp.errors import ConfigError, UnknownNameError, at_least
 
 READING = ("status", "best", "export", "plot")
 RESTARTS = 3  # of a worker that the system or somebody has killed
@@ -34,6 +34,8 @@ def sweep(words: Sequence[str], command: Sequence[str] | None = None) -> int:
     """
     if words and words[0] in READING:
         return getattr(import_module("npexp.sweep.reading"), words[0])(words[1:])
+    if words and not words[0].startswith("-"):
+        raise UnknownNameError("command of npexp sweep", words[0], READING)
     args = _parser().read(words)
     from npexp.sweep import storage, study, trial
     from npexp.sweep.stale import reap
@@ -147,7 +149,8 @@ def share(workers: int, per_trial: int, devices: Sequence[str]) -> list[tuple[li
         )
     threads = None
     if needed > 1 and "OMP_NUM_THREADS" not in os.environ:
-        threads = max(1, len(os.sched_getaffinity(0)) // needed)
+        ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = max(1, ours // needed)
     groups = [list(devices[i * per_trial : (i + 1) * per_trial]) for i in range(workers)]
     return [(group, per_trial, threads) for group in groups]
 
@@ -233,12 +236,14 @@ def _end(workers: Sequence[subprocess.Popen[str]]) -> None:
 
 @contextmanager
 def _terminated() -> Iterator[None]:
-    """Takes SIGTERM, by which schedulers end a job, for Ctrl-C."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Takes SIGTERM, by which schedulers end a job, and SIGHUP, of a terminal that is closed, for Ctrl-C."""
+    heard = [which for which in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(which) != signal.SIG_IGN]  # nohup
+    before = {which: signal.signal(which, signal.default_int_handler) for which in heard}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for which, handler in before.items():
+            signal.signal(which, handler)
 
 
 def _shown(path: Path) -> str:

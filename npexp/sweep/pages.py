@@ -10,7 +10,7 @@ from optuna.trial import TrialState, create_trial
 
 from npexp.errors import ConfigError
 from npexp.sweep.figures import costs, has_importance, options
-from npexp.sweep.table import metrics, value
+from npexp.sweep.table import metrics, short, snapshot, value
 
 
 def write_pages(study: Study, folder: str | Path) -> list[str]:
@@ -39,6 +39,8 @@ def write_pages(study: Study, folder: str | Path) -> list[str]:
 
 def pages(study: Study) -> Iterator[tuple[str, Any]]:
     """Names and Plotly figures. Those of one metric show the first."""
+    tried = dict.fromkeys(option for trial in study.get_trials(deepcopy=False) for option in trial.distributions)
+    study = snapshot(study, short(tried))  # in full the names of options would lie on top of each other
     draw, names = optuna.visualization, metrics(study)
     several = len(names) > 1
     first = {"target": (lambda trial: trial.values[0]) if several else None, "target_name": names[0]}

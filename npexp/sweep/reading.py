@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
@@ -19,7 +18,20 @@ from npexp.errors import ConfigError, suggest
 from npexp.sweep.recipe import command, write_recipe
 from npexp.sweep.storage import default_url, quiet, reaching
 from npexp.sweep.study import load, read
-from npexp.sweep.table import counts, front, metrics, published, row, setting, short, state, value, why
+from npexp.sweep.table import (
+    counts,
+    front,
+    metrics,
+    number,
+    published,
+    row,
+    setting,
+    short,
+    snapshot,
+    state,
+    value,
+    why,
+)
 from npexp.tables import terminal
 
 
@@ -33,7 +45,7 @@ def status(words: Sequence[str]) -> int:
         found = {"study": study.study_name, "counts": counts(study), "trials": [row(trial, names) for trial in trials]}
         print(json.dumps(_finite(found), indent=2))
         return 0
-    total = ", ".join(f"{number} {word}" for word, number in sorted(counts(study).items()))
+    total = ", ".join(f"{many} {word}" for word, many in sorted(counts(study).items()))
     _print_trials(f"{study.study_name}, {len(trials)} trials: {total}", trials, names)
     return 0
 
@@ -51,7 +63,7 @@ def best(words: Sequence[str]) -> int:
     args, study = _open(parser, words)
     found = front(study) if args.trial is None else [_trial(study, args.trial)]
     if not found:
-        states = ", ".join(f"{number} {word}" for word, number in counts(study).items()) or "none"
+        states = ", ".join(f"{many} {word}" for word, many in counts(study).items()) or "none"
         raise ConfigError(f"study '{study.study_name}' has no feasible complete trial yet; its trials: {states}")
     if args.write:
         write_recipe(study, found[0], args.write, args.force)
@@ -133,19 +145,11 @@ def _open(parser: Parser, words: Sequence[str]) -> tuple[argparse.Namespace, Stu
     kind, _, place = url.partition(":")
     file = {"sqlite": place.removeprefix("///"), "journal": place}.get(kind)
     if file is not None and not Path(file).is_file():  # which opening it would make
-        raise ConfigError(f"there is no study '{name}' in {file}; {_known(args.runs_dir, name)}")
+        hint = "check --storage" if args.storage else _known(args.runs_dir, name)
+        raise ConfigError(f"there is no study '{name}' in {file}; {hint}")
     quiet()
     with reaching(url):
         return args, snapshot(load(name, url))
-
-
-def snapshot(study: Study) -> Study:
-    """A study in memory as it is now: its storage is asked once, and workers may go on."""
-    same = optuna.create_study(study_name=study.study_name, directions=study.directions)
-    for key, found in study.user_attrs.items():
-        same.set_user_attr(key, found)
-    same.add_trials(study.get_trials(deepcopy=False))
-    return same
 
 
 def _known(runs_dir: str, name: str = "") -> str:
@@ -153,11 +157,11 @@ def _known(runs_dir: str, name: str = "") -> str:
     return suggest(name, names) if names else f"{runs_dir} holds none: see npexp sweep --help"
 
 
-def _trial(study: Study, number: int) -> FrozenTrial:
+def _trial(study: Study, wanted: int) -> FrozenTrial:
     trials = study.get_trials(deepcopy=False)
-    if not 0 <= number < len(trials):
-        raise ConfigError(f"study '{study.study_name}' has trials 0 to {len(trials) - 1}, got --trial {number}")
-    return trials[number]
+    if not 0 <= wanted < len(trials):
+        raise ConfigError(f"study '{study.study_name}' has trials 0 to {len(trials) - 1}, got --trial {wanted}")
+    return trials[wanted]
 
 
 def _describe(study: Study, trial: FrozenTrial, first: FrozenTrial | None, runs_dir: Path) -> None:
@@ -165,9 +169,9 @@ def _describe(study: Study, trial: FrozenTrial, first: FrozenTrial | None, runs_
     names = metrics(study)
     shown = [trial, first] if first is not None and first.number != trial.number else [trial]
     heads = ["", *("published" if t is first else "chosen" for t in shown)]
-    rows = [["trial", *(str(t.number) for t in shown)]]
-    rows += [[name, *(_number(value(t, name, names)) for t in shown)] for name in names]
-    rows += [[option, *(_number(t.params.get(option)) for t in shown)] for option in trial.params]
+    rows = [["trial", *(str(t.number) for t in shown)], ["state", *map(state, shown)]]
+    rows += [[name, *(number(value(t, name, names)) for t in shown)] for name in names]
+    rows += [[option, *(number(t.params.get(option)) for t in shown)] for option in trial.params]
     terminal(f"Trial {trial.number} of {study.study_name}; --trial N for another.", heads, rows, words=("",))
     if folder := trial.user_attrs.get("folder"):
         print(f"folder: {runs_dir / folder}")
@@ -181,19 +185,12 @@ def _print_trials(title: str, trials: Sequence[FrozenTrial], names: Sequence[str
     for trial in trials:
         found = [value(trial, name, names) for name in names] + [setting(trial).get(option) for option in options]
         spent = [trial.user_attrs.get(key) for key in ("seconds", "peak_memory_mb")]
-        spent = ["" if number is None else f"{number:,.0f}" for number in spent]
-        rows.append([str(trial.number), state(trial), *map(_number, found), *spent])
+        spent = ["" if found is None else f"{found:,.0f}" for found in spent]
+        rows.append([str(trial.number), state(trial), *map(number, found), *spent])
     headings = [name.partition("/")[2] or name for name in names]
     heads = ["trial", "state", *headings, *options.values(), "seconds", "MiB"]
     reasons = [f"trial {trial.number}: {why(trial)}" for trial in trials if why(trial)]
     terminal(title, heads, rows, words=("state",), notes="\n".join(reasons))
-
-
-def _number(found: Any) -> str:
-    """A value with five digits that count."""
-    if found is None:
-        return ""
-    return f"{found:.5g}" if isinstance(found, float) else str(found)
 
 
 def _finite(found: Any) -> Any:

@@ -17,6 +17,7 @@ from optuna.trial import Trial, TrialState
 
 from npexp.config import conf_dir, find_config, read_config
 from npexp.errors import ConfigError, UnknownNameError, at_least, suggest
+from npexp.sweep import table
 from npexp.sweep.storage import hidden, open_storage, reaching
 
 SEED = 0  # of the default sampler
@@ -99,13 +100,13 @@ class Sweep:
 
 
 def find_sweep(name: str) -> Path:
-    """The file of a sweep given by path, or by its name among those shipped.
+    """The file of a sweep given by path, or by its name among those shipped, as "latents" or "sweeps/latents.yaml".
 
     Raises:
         UnknownNameError: there is no such file.
     """
     home = conf_dir().parent / "sweeps"
-    for path in (Path(name), home / name, home / f"{name}.yaml"):
+    for path in (Path(name), home / name, home / f"{name}.yaml", home.parent / name):
         if path.is_file():
             return path
     raise UnknownNameError("sweep", name, [path.stem for path in home.glob("*.yaml")])
@@ -163,7 +164,6 @@ def open_study(name: str, url: str, content: Mapping[str, Any]) -> tuple[optuna.
             study, new = optuna.load_study(study_name=name, storage=storage), False
             _check_same(study, sweep)
         study.set_user_attr("sweep", dict(content))
-        study.set_user_attr("configs", sweep.configs)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names(sweep.metrics)
@@ -171,9 +171,12 @@ def open_study(name: str, url: str, content: Mapping[str, Any]) -> tuple[optuna.
 
 
 def enqueue(study: optuna.Study, sweep: Sweep) -> None:
-    """Queues the settings that are tried first, unless they were."""
+    """Queues the settings that are tried first, unless they were; one that has failed by itself is tried again."""
+    trials = study.get_trials(deepcopy=False)
     for setting in sweep.enqueue:
-        study.enqueue_trial(setting, skip_if_exists=True)
+        tried = [trial for trial in trials if setting.items() <= table.setting(trial).items()]
+        if all(trial.state == TrialState.FAIL and trial.user_attrs.get("why") for trial in tried):
+            study.enqueue_trial(setting)
 
 
 def load(study_name: str, storage: str) -> optuna.Study:
@@ -236,7 +239,7 @@ def _check_same(study: optuna.Study, sweep: Sweep) -> None:
     """Refuses to go on with a study whose trials cannot be compared with new ones."""
     advice = f"study '{study.study_name}' has other trials already: give another --study, or undo the change"
     done = study.get_trials(deepcopy=False, states=COUNTED)
-    before = study.user_attrs["sweep"]["metrics"] if done else sweep.metrics
+    before = table.sweep(study)["metrics"] if done else sweep.metrics
     directions = [direction.name.lower() for direction in study.directions]
     if [before, directions] != [sweep.metrics, sweep.directions]:
         raise ConfigError(f"the metrics or their directions have changed; {advice}")

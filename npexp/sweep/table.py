@@ -1,13 +1,33 @@
 """A study as plain rows: what each trial was, what came out, and which trials are best."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
+import optuna
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from npexp.errors import ConfigError
+
+
+def snapshot(study: Study, names: Mapping[str, str] | None = None) -> Study:
+    """A study in memory as it is now: its storage is asked once, and workers may go on.
+
+    Args:
+        study: the study.
+        names: what the copy calls options; None leaves them their names.
+    """
+    same = optuna.create_study(study_name=study.study_name, directions=study.directions)
+    for key, found in study.user_attrs.items():
+        same.set_user_attr(key, found)
+    for trial in map(copy, study.get_trials(deepcopy=False)):
+        if names is not None:
+            trial.params = {names[option]: found for option, found in trial.params.items()}
+            trial.distributions = {names[option]: space for option, space in trial.distributions.items()}
+        same.add_trial(trial)
+    return same
 
 
 def metrics(study: Study) -> list[str]:
@@ -101,10 +121,17 @@ def row(trial: FrozenTrial, names: Sequence[str]) -> dict[str, Any]:
         **{name: value(trial, name, names) for name in names},
         **setting(trial),
         **{key: found for key, found in (attrs.get("metrics") or {}).items() if key not in names},
-        **{key: attrs.get(key) for key in ("seconds", "peak_memory_mb", "folder", "worker")},
+        **{key: attrs.get(key) for key in ("seconds", "folder", "worker")},
         **{key: time and time.isoformat(timespec="seconds") for key, time in times.items()},
         "why": why(trial),
     }
+
+
+def number(found: Any) -> str:
+    """A value with five digits that count; "" for none."""
+    if found is None:
+        return ""
+    return f"{found:.5g}" if isinstance(found, float) else str(found)
 
 
 def short(options: Iterable[str]) -> dict[str, str]:

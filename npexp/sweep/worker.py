@@ -25,6 +25,7 @@ from npexp.sweep import trial as trials
 from npexp.sweep.stale import FOLDER, INTERVAL, LEASE, put_back, reap, signature
 from npexp.sweep.storage import has_heartbeat, quiet, reaching
 from npexp.sweep.study import COUNTED, Sweep, counted, load, parse, suggest_all, words
+from npexp.sweep.table import number, short, state
 
 PATIENCE = 3  # failures in a row after which something is wrong with the sweep, not with its settings
 WALL = 1e9  # by how much a trial that ran out of memory counts as beyond what there is: more than any other
@@ -126,14 +127,20 @@ class Worker:
         def tick() -> None:
             nonlocal signed
             if self.interrupted:
+                trial.set_user_attr("why", "interrupted, and queued again")
                 raise Interrupted
             if time.monotonic() - signed > INTERVAL:
                 signed = time.monotonic()
                 trial.set_user_attr(LEASE, signature()[LEASE])
 
-        outcome = trials.run([*command, f"--version={folder.name}"], folder, self.slot, listen, tick, self.task.poll)
-        trial.set_user_attr("seconds", time.monotonic() - started)
-        return self._values(trial, outcome, list(seen.values()))
+        command.append(f"--version={folder.name}")
+        try:
+            outcome = trials.run(command, folder, self.slot, listen, tick, self.task.poll)
+            trial.set_user_attr("seconds", time.monotonic() - started)
+            return self._values(trial, outcome, list(seen.values()))
+        except NPError as error:  # the sweep ends with it
+            trial.set_user_attr("why", str(error))
+            raise
 
     def _values(self, trial: Trial, outcome: trials.Outcome, seen: Sequence[float | None]) -> list[float]:
         """Tells the study about a trial that has ended."""
@@ -196,14 +203,12 @@ def fit_words(sweep: Sweep, slot: trials.Slot, settings: dict[str, Any]) -> list
 def line(trial: FrozenTrial, study: optuna.Study) -> str:
     """A finished trial in one line, and the best so far."""
     names = study.metric_names or []
-    state = {TrialState.FAIL: "failed", TrialState.PRUNED: "pruned"}.get(trial.state, "complete")
-    if trial.state == TrialState.PRUNED and trial.last_step is not None:
-        state = f"pruned at step {trial.last_step}"
-    if "memory" in trial.constraints:
-        state = "out of memory"
+    became = state(trial)
+    if became == "pruned" and trial.last_step is not None:
+        became = f"pruned at step {trial.last_step}"
     values = " ".join(f"{name} {value:.5g}" for name, value in zip(names, trial.values or [], strict=False))
-    setting = " ".join(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in trial.params.items())
-    parts = [f"trial {trial.number}: {state}", values, setting, f"{trial.user_attrs.get('seconds', math.nan):.0f} s"]
+    setting = " ".join(f"{name}={number(trial.params[key])}" for key, name in short(trial.params).items())
+    parts = [f"trial {trial.number}: {became}", values, setting, f"{trial.user_attrs.get('seconds', math.nan):.0f} s"]
     why = trial.user_attrs.get("why", "").split(". ")[0][:150]  # what is wrong; what to do about it is in the log
     return ", ".join(part for part in parts if part) + (f" ({why})" if why else "") + best_line(study)
 
@@ -218,10 +223,6 @@ def best_line(study: optuna.Study) -> str:
     except ValueError:
         return ""
     return f"; best {best.value:.5g} by trial {best.number}"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def main() -> int:

@@ -9,9 +9,12 @@ from lightning.pytorch import Trainer
 import npexp
 from npexp.callbacks.checkpoints import LastCheckpoint
 from npexp.callbacks.divergence import Divergence
+from npexp.callbacks.measurements import Measurements
 from npexp.callbacks.seeding import StepSeed
 from npexp.errors import DivergenceError
 from tests.faults.sabotage import Spoil
+
+LOWER = "--model.optimizer.init_args.lr or --trainer.gradient_clip_val"
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec, LeafSpec.*"),
@@ -67,8 +70,18 @@ def test_an_infinite_loss_with_a_finite_gradient_stops_the_run(data, tmp_path, m
         return found._replace(total=found.total + math.inf)
 
     monkeypatch.setattr(npexp.NPModule, "loss", infinite)
-    with pytest.raises(DivergenceError, match=r"at step 0, batch 0, seed \d+; not finite: loss total. Look"):
+    with pytest.raises(DivergenceError, match=r"at step 0, batch 0, seed \d+; not finite: loss total. Look") as stopped:
         fit(data, tmp_path, Divergence())
+    assert str(stopped.value).endswith("then start the run again with a lower " + LOWER)  # there is no checkpoint
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+def test_one_norm_serves_all_who_need_it(data, tmp_path, monkeypatch, deferred):
+    norm, norms = torch.nn.utils.get_total_norm, []
+    monkeypatch.setattr(torch.nn.utils, "get_total_norm", lambda *a, **k: norms.append(norm(*a, **k)) or norms[-1])
+    callbacks = Divergence(deferred=deferred), Measurements()
+    fit(data, tmp_path, *callbacks, gradient_clip_val=1.0, log_every_n_steps=1)
+    assert len(norms) == len(set(norms)) == 12  # one for each step
 
 
 def test_looking_changes_nothing(data, tmp_path):

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from npexp.errors import DivergenceError
+from npexp.errors import ConfigError, DivergenceError
+from npexp.replay import again, tasks_per_step
 from npexp.run_files import read_rows
 from tests.faults.conftest import same
 
@@ -19,6 +20,7 @@ def test_the_run_stops_before_the_bad_step(here, capsys, what):
     assert "\n" not in said and "diverged at step 6, batch 6, seed " in said
     assert ("weight head.network.0.weight, output of head.network.0" in said) == (what == "weight")
     assert ("finite: gradient of head.network.0.weight" in said) == (what == "gradient")
+    assert "npexp replay runs/tiny/0, then go on with npexp fit --ckpt_path runs/tiny/0 with a lower --model" in said
     note = json.loads((here.run / "diverged.json").read_text())
     assert note["step"] == note["batch"] == 6
     assert here.steps() == 5  # the validation after the fifth step
@@ -58,10 +60,22 @@ def test_replay_finds_the_tensors(here, capsys):
     assert kept["batches"][0]["yc"].shape[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("devices", "together", "tasks"), [(2, None, 24), ([0, 3], None, 24), ("0,1,5", None, 36), ("auto", 16, 16)]
+)
+def test_replay_knows_the_tasks_of_a_step(devices, together, tasks):
+    trainer = {"devices": devices, "num_nodes": 2, "accumulate_grad_batches": 3}
+    assert tasks_per_step({"global_batch_size": together, "trainer": trainer}, 2) == tasks
+
+
+@pytest.mark.parametrize("devices", ["auto", -1])
+def test_replay_asks_for_what_only_the_machine_knew(devices):
+    with pytest.raises(ConfigError, match=f"got {devices}: write it into its config.yaml"):
+        tasks_per_step({"global_batch_size": None, "trainer": {"devices": devices}}, 2)
+
+
 @pytest.mark.parametrize("step", [0, 3, 4, 11])
 def test_replay_gives_the_very_loss(unbroken, monkeypatch, capsys, step):
-    from npexp.replay import again
-
     monkeypatch.chdir(unbroken.path)
     before = sorted((p, p.stat().st_mtime_ns) for p in unbroken.run.rglob("*"))
     look, _ = again(unbroken.run, step, str(unbroken.run / "checkpoints/best.ckpt") if step == 11 else None)

@@ -1,5 +1,6 @@
 """Disks that are full, folders that cannot be written, files that are damaged: one line, and a run that can go on."""
 
+import os
 import resource
 
 import pytest
@@ -30,11 +31,25 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
 
 
+def test_two_processes_may_write_the_same_file(tmp_path, monkeypatch):
+    path = tmp_path / "failure.json"
+    with whole_file(path) as one:
+        one.write("the longer one")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: 1)
+            with whole_file(path) as other:
+                other.write("short")
+        assert path.read_text() == "short"
+    assert path.read_text() == "the longer one"
+
+
 @pytest.mark.parametrize("name", ["checkpoints/last.ckpt", "checkpoints/best.ckpt", "metrics.csv"])
 def test_a_full_disk(here, unbroken, capsys, name):
     assert here.fit(sabotage="FillDisk", step=6, name=name) == StorageError.status == 4
     said = one_line(capsys)
-    assert f"cannot write {here.run / name} (No space left on device)" in said and "--ckpt_path last" in said
+    assert f"cannot write {here.run / name} (No space left on device)" in said and said.endswith(
+        "npexp fit --ckpt_path runs/tiny/0"
+    )
     assert not list(here.run.rglob("*.part"))
     steps = here.steps()
     assert steps == (8 if "best" in name else 5)  # last.ckpt is due after 4 and 8 steps and each validation
@@ -67,7 +82,7 @@ def test_a_folder_that_cannot_be_written(here, capsys):
     assert here.fit() == 2
     assert "cannot make the run folder" in one_line(capsys)
     file = MetricsFile(here.path / "tiny.yaml/metrics.csv")
-    with pytest.raises(StorageError, match=r"cannot write .*metrics.csv \(.*\): make room"):
+    with pytest.raises(StorageError, match=r"cannot write .*metrics.csv \(.*\): make room .* back$"):
         file.log_metrics({"a": 1.0}, 0)
 
 
@@ -118,7 +133,7 @@ def test_a_damaged_configuration(here, capsys):
 
 def test_leftovers_of_a_kill_are_cleared(here):
     assert here.fit("--trainer.max_steps=5") == 0
-    part = here.run / "checkpoints/best.ckpt.part"
+    part = here.run / "checkpoints/best.ckpt.4711.part"
     part.write_bytes(b"half")
     assert here.npexp("fit", "--ckpt_path", "runs/tiny", "--trainer.max_steps=6") == 0
     assert not part.exists()

@@ -24,14 +24,19 @@ def children(process):
 @pytest.mark.slow
 def test_the_others_end_with_a_lost_process(tmp_path):
     folder = Folder(tmp_path)
-    with running(folder, "--config", "tiny.yaml", "--trainer.max_steps=100000", processes=2) as process:
+    layers = ["--config", "tiny.yaml", "--config", "trainer/ema"]  # which copies the module beside its processes
+    with running(folder, *layers, "--trainer.max_steps=100000", processes=2) as process:
         saves(folder, 2, process)
         (other,) = children(process)
         os.kill(other, signal.SIGKILL)
         assert gone(process)
     assert process.returncode == LostProcessError.status == 4
     ours = [line for line in folder.said().splitlines() if line.startswith("npexp: ")]
-    assert len(ours) == 1 and "a process of this run has died" in ours[0] and "--ckpt_path last" in ours[0]
+    assert (
+        len(ours) == 1
+        and "a process of this run has died" in ours[0]
+        and ours[0].endswith("npexp fit --ckpt_path runs/tiny/0")
+    )
     assert folder.steps() >= 4
 
 
@@ -83,10 +88,11 @@ def test_what_is_a_lost_process():
 def test_lightnings_observer_speaks_our_words(capsys):
     logger = logging.getLogger(OBSERVER)
     before = logger.level
-    announce_losses()
+    announce_losses(lambda: "start it again")
     try:
         logger.info("[rank: 1] Child process with PID 1 terminated with code -9.")
-        assert "npexp: a process of this run has died" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert said.startswith("npexp: a process of this run has died") and said.endswith(" then start it again\n")
     finally:
         logger.setLevel(before)
         logger.filters.clear()

@@ -30,3 +30,15 @@ def test_a_signal_ends_the_run_well(here, unbroken, capsys, number, step, valida
     assert here.npexp("fit", "--ckpt_path", "runs/tiny", "--trainer.callbacks=null") == 0
     assert same(here.weights(), unbroken.weights())
     assert here.rows() == unbroken.rows()
+
+
+def test_a_signal_between_two_batches_of_a_step(here, capsys):
+    together = "--global_batch_size=6"  # three batches
+    assert here.fit(together, sabotage="Signal", number=15, step=2) == 143
+    assert "stopped after 2 steps" in capsys.readouterr().err and here.steps() == 2
+    assert here.npexp("fit", "--ckpt_path", "runs/tiny", "--trainer.callbacks=null") == 0
+    assert here.fit(together, "--name=whole") == 0
+    stopped, rows = here.weights(), here.rows()
+    here.run = here.run.parents[1] / "whole/0"
+    assert same(stopped, here.weights())
+    assert rows == here.rows()

@@ -82,7 +82,7 @@ class Killed(Folder):
             assert time.monotonic() < deadline, self.said()
             if newest(self.study) != saved:
                 saved, count = newest(self.study), count - 1
-            time.sleep(0.002)
+            time.sleep(0.01)
         time.sleep(self.draw.uniform(0.0, 0.05))
 
     def kill(self, process):

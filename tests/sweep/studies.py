@@ -52,7 +52,6 @@ def study(several: bool = False, num_trials: int = 14, storage: Any = None, **ch
         sweep |= {"metrics": ["val/loglik_joint", SECONDS, MEMORY], "directions": ["maximize", "minimize", "minimize"]}
     made = optuna.create_study(study_name=sweep["name"], storage=storage, directions=sweep["directions"])
     made.set_user_attr("sweep", sweep)
-    made.set_user_attr("configs", sweep["configs"])
     for i in range(num_trials):
         made.add_trial(trial(i, num_trials, sweep))
     return made

@@ -1,5 +1,6 @@
 """What `npexp sweep` makes of its arguments and of the machine."""
 
+import signal
 import subprocess
 import sys
 
@@ -42,6 +43,25 @@ def test_threads_that_the_user_chose_stay(monkeypatch):
     assert command.share(2, 1, []) == [([], 1, None), ([], 1, None)]
 
 
+def test_processors_are_counted_where_the_system_knows_no_affinity(monkeypatch):
+    monkeypatch.delattr(command.os, "sched_getaffinity")
+    monkeypatch.setattr(command.os, "cpu_count", lambda: 6)
+    assert command.share(2, 1, []) == [([], 1, 3), ([], 1, 3)]
+
+
+def test_a_closed_terminal_is_an_interruption_unless_nohup_says_otherwise():
+    before = signal.getsignal(signal.SIGHUP)
+    with pytest.raises(KeyboardInterrupt), command._terminated():
+        signal.raise_signal(signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) == before
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with command._terminated():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_gpus_are_those_that_may_be_seen(monkeypatch):
     for value, found in {"": [], "-1": [], "2, 3": ["2", "3"], "GPU-a": ["GPU-a"]}.items():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
@@ -77,6 +97,8 @@ def test_a_sweep_on_the_cpu_needs_no_gpus():
         (["--config", "latents", "--study", "../x"], "expected --study to be a name"),
         (["--config", "latents", "--storage", "redis://x"], "expected --storage to be sqlite:///FILE"),
         (["best"], "needs STUDY or --config FILE"),
+        (["statsu", "latents"], "unknown command of npexp sweep 'statsu'; did you mean 'status'"),
+        (["status", "latents", "--storage", "journal:x.log"], "no study 'latents' in x.log; check --storage"),
     ],
 )
 def test_mistakes(words, message, capsys, tmp_path, monkeypatch):

@@ -135,6 +135,14 @@ def test_files(several, tmp_path):
     assert (tmp_path / "new" / "plotly.min.js").is_file()
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_pages_call_settings_by_their_short_names(several):
+    made = study(several)
+    for _, figure in pages.pages(made):
+        assert "init_args" not in figure.to_json()
+    assert set(figures.options(made)) == {NUM_LATENTS, LR, MIXER}  # the study itself keeps them
+
+
 def test_tradeoff_has_the_front_of_the_line():
     made = study()
     view = pages.tradeoff(made, ["val/loglik_joint", SECONDS])

@@ -3,11 +3,14 @@
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
 
 from npexp.errors import ConfigError, UnknownNameError
 from npexp.sweep.storage import hidden, open_storage
 from npexp.sweep.study import Sweep, counted, enqueue, find_sweep, load, lowest, open_study, parse, suggest_all, words
 from tests.sweep.fakes import content, queue
+
+COMPLETE, FAIL = TrialState.COMPLETE, TrialState.FAIL
 
 
 def test_the_schema_is_that_of_optuna():
@@ -61,8 +64,9 @@ def test_mistakes_are_told_in_one_line(changes, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_sweeps_are_found_by_name_as_those_that_come_with_the_package(tmp_path):
-    assert find_sweep("latents").name == "latents.yaml"
+def test_sweeps_are_found_by_name_as_those_that_come_with_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert {find_sweep(name).name for name in ("latents", "latents.yaml", "sweeps/latents.yaml")} == {"latents.yaml"}
     with pytest.raises(UnknownNameError, match="did you mean 'latents'"):
         find_sweep("latent")
 
@@ -98,10 +102,32 @@ def test_a_study_is_made_once_and_gone_on_with(tmp_path):
         assert made == new
     assert [trial.system_attrs["fixed_params"] for trial in study.trials] == queue(1.0, 2.0)
     found = load("fake", url)
-    assert found.user_attrs == {"sweep": data, "configs": ["base"]} and found.metric_names == ["val/score"]
+    assert found.user_attrs == {"sweep": data} and found.metric_names == ["val/score"]
     assert counted(found) == 0
     with pytest.raises(ConfigError, match=r"there is no study 'fak' in .*; did you mean 'fake'"):
         load("fak", url)
+
+
+def test_what_failed_by_itself_is_tried_again_when_the_study_goes_on(tmp_path):
+    study, _ = open_study("fake", f"journal:{tmp_path / 'study.journal'}", content())
+    sweep = parse(content(enqueue=queue(1.0, 2.0, 3.0)), "a")
+    enqueue(study, sweep)
+    for why, state in (("no disk", FAIL), (None, FAIL), (None, COMPLETE)):  # None: its worker was killed
+        trial = study.ask(sweep.space)
+        if why:
+            trial.set_user_attr("why", why)
+        study.tell(trial, values=1.0 if state == COMPLETE else None, state=state)
+    for _ in range(2):
+        enqueue(study, sweep)
+        assert [trial.system_attrs["fixed_params"] for trial in study.trials[3:]] == queue(1.0)
+
+
+def test_a_study_of_another_program_is_refused(tmp_path):
+    url = f"journal:{tmp_path / 'study.journal'}"
+    study = optuna.create_study(study_name="fake", storage=open_storage(url), direction="maximize")
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    with pytest.raises(ConfigError, match="was not made by npexp sweep"):
+        open_study("fake", url, content())
 
 
 def test_a_study_is_not_gone_on_with_when_its_trials_mean_something_else(tmp_path):

@@ -119,6 +119,7 @@ def test_what_no_trial_measures_ends_the_sweep_with_the_first(tmp_path, changes,
     with pytest.raises((ConfigError, UnknownNameError), match=message):
         work.work()
     assert [trial.state for trial in work.study.trials] == [FAIL]
+    assert message in work.study.trials[0].user_attrs["why"]
 
 
 def test_an_interrupted_trial_goes_on_as_often_as_it_takes(tmp_path):
@@ -134,6 +135,10 @@ def test_an_interrupted_trial_goes_on_as_often_as_it_takes(tmp_path):
         work.study.pruner = Interrupt()
         work.work()
     assert [trial.state for trial in work.study.trials] == [FAIL, FAIL, FAIL, WAITING]
+    assert [trial.user_attrs.get("why") for trial in work.study.trials] == [
+        *["interrupted, and queued again"] * 3,
+        None,
+    ]
     work = worker(tmp_path, trials=1)
     work.work()
     assert [trial.state for trial in work.study.trials] == [FAIL, FAIL, FAIL, COMPLETE]
