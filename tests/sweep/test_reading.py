@@ -75,6 +75,7 @@ def test_best_is_the_best_that_keeps_the_constraints(runs, capsys):
     shown = capsys.readouterr().out
     assert cells(shown, 3)["val/loglik_joint"] == ["val/loglik_joint", f"{winner.value:.5g}", "0.4"]
     assert cells(shown, 3)[NUM_LATENTS] == [NUM_LATENTS, "82", "64"]
+    assert cells(shown, 3)["state"] == ["state", "complete", "complete"]
     assert f"folder: {runs}/toy/trial_0007" in shown
     assert shown.splitlines()[-1].startswith("npexp fit --config experiment/gp_rbf_cnp --config trainer/quiet --best")
 
@@ -93,7 +94,7 @@ def test_several_metrics_have_a_front(runs, capsys):
     assert values == sorted(values, reverse=True)
     reading.best(at(runs, "toy3"))
     shown = capsys.readouterr().out
-    assert [line.split()[0] for line in shown.splitlines() if " complete " in line] == [
+    assert [line.split()[0] for line in shown.splitlines() if line.strip()[:1].isdigit()] == [
         str(t.number) for t in front(made)
     ]
 
