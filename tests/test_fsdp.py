@@ -1,10 +1,9 @@
 """A model sharded over two forked gloo processes, as trainer/fsdp does over GPUs, computes what a whole one does."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 import torch.distributed as dist
+from lightning.pytorch import Trainer
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.multiprocessing import start_processes
 
@@ -36,7 +35,8 @@ def sharded(rank, port, batches, path):
     optimizer = torch.optim.SGD(step.module.net.parameters(), lr=1.0)
     loss = root(batches[rank])
     loss.backward()
-    step.module._trainer = SimpleNamespace(strategy=SimpleNamespace(model=root), precision_plugin=None)
+    step.module._trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    step.module._trainer.strategy.model = root
     step.module.configure_gradient_clipping(optimizer, LARGEST, "norm")
     optimizer.step()
     with FullyShardedDataParallel.summon_full_params(root, with_grads=True):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, create_trial
 
 from npexp.callbacks.figures import BLACK, BLUE, GREY, STYLE, VERMILION
 from npexp.errors import ConfigError
@@ -25,7 +25,7 @@ LABELS = {
     "perf/peak_memory_mb": "peak memory, MiB",
     "val/loglik_joint": "val/loglik_joint, nats per target",
 }
-ENOUGH = 10  # complete trials that importance is computed from at least: its best tenth are then one
+ENOUGH = 10  # trials that importance is computed from at least: its best tenth are then one
 GREEN = "#009E73"  # Okabe & Ito's
 MARKS = {
     "complete": {"marker": "o", "color": BLUE, "markersize": 5, "alpha": 0.8, "markeredgewidth": 0},
@@ -159,11 +159,11 @@ def importance(study: Study) -> Any:
     """How much each setting decides whether a trial is among the best tenth (PED-ANOVA; Watanabe et al. 2023).
 
     Raises:
-        TooFewError: fewer than `ENOUGH` complete trials, or one setting alone.
+        TooFewError: fewer than `ENOUGH` trials with values, or one setting alone.
     """
     if not has_importance(study):
-        raise TooFewError(f"needs {ENOUGH} complete trials of two settings, there are {len(_done(study))}")
-    found = optuna.importance.get_param_importances(study)
+        raise TooFewError(f"needs {ENOUGH} trials of two settings that have values, there are {len(_valued(study))}")
+    found = optuna.importance.get_param_importances(judged(study))
     labels = short(found)
 
     def draw(axis: Axes, _: str) -> None:
@@ -178,16 +178,24 @@ def importance(study: Study) -> Any:
 
 def has_importance(study: Study) -> bool:
     """Whether a study has enough trials and settings to say which settings matter."""
-    return len(_done(study)) >= ENOUGH and len(options(study)) > 1
+    return len(_valued(study)) >= ENOUGH and len(options(study)) > 1
+
+
+def judged(study: Study) -> Study:
+    """A study in memory whose pruned trials are complete with their last values.
+
+    Optuna's importance looks at complete trials alone, and where poor ones are pruned these are the good ones: what
+    tells them from the others could not be seen.
+    """
+    view = optuna.create_study(study_name=study.study_name, directions=study.directions)
+    for trial in _valued(study):
+        view.add_trial(create_trial(values=trial.values, params=trial.params, distributions=trial.distributions))
+    return view
 
 
 def options(study: Study) -> dict[str, Any]:
     """The settings that trials with values chose, each with its `optuna.distributions.BaseDistribution`."""
     return {option: space for trial in _valued(study) for option, space in trial.distributions.items()}
-
-
-def _done(study: Study) -> list[FrozenTrial]:
-    return [trial for trial in _valued(study) if trial.state == TrialState.COMPLETE]
 
 
 def _valued(study: Study) -> list[FrozenTrial]:

@@ -9,7 +9,7 @@ from optuna.study import Study
 from optuna.trial import TrialState, create_trial
 
 from npexp.errors import ConfigError
-from npexp.sweep.figures import costs, has_importance, options
+from npexp.sweep.figures import costs, has_importance, judged, options
 from npexp.sweep.table import metrics, short, snapshot, value
 
 
@@ -54,7 +54,7 @@ def pages(study: Study) -> Iterator[tuple[str, Any]]:
     if not several:
         yield "curves", draw.plot_intermediate_values(study)
         if has_importance(study):  # of several metrics Optuna's would show what makes each of them low, good or bad
-            yield "importance", draw.plot_param_importances(study)
+            yield "importance", draw.plot_param_importances(judged(study))
 
 
 def tradeoff(study: Study, axes: list[str]) -> Study:

@@ -1,10 +1,13 @@
 """Figures of a study: what is drawn is what the study holds."""
 
+import itertools
 import re
 
 import numpy as np
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
 
 from npexp.errors import ConfigError
 from npexp.sweep import figures, pages
@@ -98,14 +101,29 @@ def test_importance_is_optunas():
     shown = dict(
         zip([t.get_text() for t in axis.get_yticklabels()], [p.get_width() for p in axis.patches], strict=True)
     )
-    expected = optuna.importance.get_param_importances(made)
+    whole = optuna.create_study(direction="maximize")
+    for t in made.trials[:-1]:  # the last has failed
+        whole.add_trial(create_trial(value=t.value, params=t.params, distributions=t.distributions))
+    expected = optuna.importance.get_param_importances(whole)
     assert shown == {name.rpartition(".")[2]: share for name, share in expected.items()}
     assert sum(shown.values()) == pytest.approx(1.0)
 
 
+def test_importance_knows_what_was_pruned():
+    made = study(num_trials=0)
+    space = {"a": FloatDistribution(0.0, 1.0), "b": FloatDistribution(0.0, 1.0)}
+    for a, b in itertools.product(np.linspace(0, 1, 8).tolist(), np.linspace(0, 1, 5).tolist()):
+        state = TrialState.COMPLETE if a == 1 else TrialState.PRUNED  # all that depends on a is among the pruned
+        made.add_trial(create_trial(state=state, value=a, params={"a": a, "b": b}, distributions=space))
+    (axis,) = figures.importance(made).axes
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["a", "b"]
+    assert axis.patches[0].get_width() > 0.8
+    assert "importance" in dict(pages.pages(made))
+
+
 def test_too_few_trials_for_importance_are_said():
     made = study(num_trials=9)
-    with pytest.raises(ConfigError, match="needs 10 complete trials of two settings, there are 7"):
+    with pytest.raises(ConfigError, match="needs 10 trials of two settings that have values, there are 8"):
         figures.importance(made)
     assert "importance" not in dict(pages.pages(made))
 
@@ -113,7 +131,7 @@ def test_too_few_trials_for_importance_are_said():
 def test_costs_that_no_trial_reports_are_said():
     made = optuna.create_study(direction="maximize")
     made.set_user_attr("sweep", {"metrics": ["val/loglik_joint"]})
-    made.add_trial(optuna.trial.create_trial(value=1.0))
+    made.add_trial(create_trial(value=1.0))
     with pytest.raises(ConfigError, match="no trial reports"):
         figures.pareto(made)
     assert "pareto" not in dict(pages.pages(made))
