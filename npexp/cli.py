@@ -58,7 +58,19 @@ npexp COMMAND --help lists the options of a command."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0, or that of an error, see `npexp.errors`."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever reads has seen enough, as `| head` has; at its end Python would try again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def dispatch(words: Sequence[str]) -> int:
+    """Chooses the command, and tells of a mistake in one line."""
     name, rest = (words[0], words[1:]) if words else ("--help", [])
     if name in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))
@@ -79,8 +91,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.status:
             print(f"npexp: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever it quotes
         return error.status
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
 
 
 def train(command: str, words: list[str]) -> int:

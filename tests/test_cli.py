@@ -1,6 +1,7 @@
 """The command line as its users meet it: help, lists, mistakes, and whole runs."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -70,6 +71,15 @@ def test_help_lists_every_command_and_is_fast():
     code = "import sys, npexp.cli; npexp.cli.main(['--help']); print({'torch', 'lightning'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.endswith("set()\n")
+
+
+def test_a_reader_who_has_seen_enough_ends_the_command_quietly():
+    command = [sys.executable, "-m", "npexp", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()  # as `| head` does
+        process.stdout = None
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (128 + signal.SIGPIPE, "")
 
 
 @pytest.mark.parametrize(
