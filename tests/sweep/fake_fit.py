@@ -46,7 +46,8 @@ def main(words: list[str]) -> int:
         write(folder / "checkpoints" / "last.ckpt", {"step": step})
         with (folder / REPORTS).open("a") as file:
             file.write(json.dumps(report) + "\n")
-        if does == "waits" or (does == "waits at first" and begin == 0) or (does == "waits to be stopped" and x < 0):
+        first = begin == 0 and given["name"].endswith(("_0000", "_0001"))
+        if does == "waits" or (does == "waits at first" and first) or (does == "waits to be stopped" and x < 0):
             while not (folder / STOP).exists():
                 time.sleep(0.01)
         if (folder / STOP).exists():

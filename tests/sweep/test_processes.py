@@ -154,10 +154,13 @@ def test_the_same_command_goes_on_after_it_was_ended(tmp_path, end):
     out, err = again.communicate(timeout=120)
     assert again.returncode == 0, err
     trials = load("fake", url).trials
-    assert [trial.state for trial in trials] == [FAIL, FAIL, COMPLETE, COMPLETE]
-    assert sorted(trial.value for trial in trials[2:]) == [3.0, 4.0]
+    # Two workers that look for work at the same moment may begin one trial too many.
+    assert [trial.state for trial in trials] in ([FAIL, FAIL, *[COMPLETE] * n] for n in (2, 3))
+    assert sorted(trial.value for trial in trials[2:4]) == [3.0, 4.0]
     assert all(["ckpt_path" in given for _, given in attempts(tmp_path, i)] == [False, True] for i in (0, 1))
-    assert f"study fake: 4 trials in {url}; best 4 by trial" in out and f"npexp sweep best fake --storage {url};" in out
+    assert (
+        f"study fake: {len(trials)} trials in {url}; best " in out and f"npexp sweep best fake --storage {url};" in out
+    )
 
 
 def test_settings_that_fit_refuses_are_found_before_the_first_trial(tmp_path):
