@@ -36,6 +36,7 @@ COMMANDS = {
     "export": Command("write a trained constant-memory model as ONNX files", "npexp.commands:export"),
     "bench": Command("measure time and memory of models against the size of the context", "npexp.bench.command:bench"),
     "sweep": Command("search settings with Optuna, each trial a training run; resumes", "npexp.sweep.command:sweep"),
+    "table": Command("run what is missing of a table of recipes and seeds", "npexp.experiments.command:table"),
     "report": Command("tables and figures from finished runs, or two runs compared", "npexp.report.command:report"),
     "models": Command("list the models, with size and traits", "npexp.commands:models"),
     "mixers": Command("list the token mixers, with cost and traits", "npexp.commands:mixers"),

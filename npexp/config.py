@@ -4,13 +4,18 @@ A configuration is a YAML file of constructor arguments. `--config` takes a path
 without `.yaml`. A file may start from others: `defaults: [model/cmanp, data/gp_rbf]` puts those below itself.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from npexp.errors import ConfigError, UnknownNameError
+
+T = TypeVar("T")
 
 
 def conf_dir() -> Path:
@@ -105,3 +110,37 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {prefix: value}
     return {k: v for key, inner in value.items() for k, v in flatten(inner, f"{prefix}.{key}".strip(".")).items()}
+
+
+def words(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as arguments of `npexp fit`."""
+    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
+
+
+def construct(kind: type[T], content: Mapping[str, Any], origin: str) -> T:
+    """The dataclass that plain data describe, of the types that it says.
+
+    Args:
+        kind: the dataclass.
+        content: a YAML file's content.
+        origin: what messages call it.
+
+    Raises:
+        ConfigError: what the class refuses, or a value of another type.
+        UnknownNameError: a field that it does not have.
+    """
+    from jsonargparse import ArgumentParser  # a quarter of a second, which no other function here needs
+
+    known = [field.name for field in fields(kind)]
+    for key in content:
+        if key not in known:
+            raise UnknownNameError(f"key in {origin}", key, known)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, "it")
+    try:
+        return parser.instantiate(parser.parse_object({"it": deepcopy(dict(content))})).it
+    except ConfigError:
+        raise
+    except Exception as error:  # jsonargparse and the classes raise many kinds
+        why = " ".join(str(error).split()).replace('Parser key "it.', '"')
+        raise ConfigError(f"{origin}: {why}") from error

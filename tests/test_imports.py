@@ -25,6 +25,7 @@ LEVELS = [
     ["npexp.cli_errors", "npexp.facts", "npexp.predict_files", "npexp.export", "npexp.sklearn", "npexp.mixer_table"],
     ["npexp.commands", "npexp.training_cli"],
     ["npexp.bench", "npexp.replay", "npexp.report", "npexp.sweep"],
+    ["npexp.experiments"],
     ["npexp.cli"],
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}

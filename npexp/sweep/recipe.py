@@ -12,8 +12,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from npexp.config import conf_dir, find_config
+from npexp.config import words as as_words
 from npexp.errors import ConfigError
-from npexp.sweep.study import words as as_words
 from npexp.sweep.table import metrics, state, sweep, value
 
 WIDTH = 118  # characters of a comment line

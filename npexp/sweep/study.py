@@ -1,21 +1,18 @@
 """What a sweep is: a YAML file in Optuna's own terms, and the Optuna study that it becomes."""
 
-import json
 import math
 import warnings
 from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
-from jsonargparse import ArgumentParser
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import Trial, TrialState
 
-from npexp.config import conf_dir, find_config, read_config
+from npexp.config import conf_dir, construct, find_config, read_config
 from npexp.errors import ConfigError, UnknownNameError, at_least, suggest
 from npexp.sweep import table
 from npexp.sweep.storage import hidden, open_storage, reaching
@@ -122,19 +119,7 @@ def parse(content: Mapping[str, Any], origin: str) -> Sweep:
     Raises:
         ConfigError: what `Sweep` refuses, a value of another type, or a class that Optuna does not have.
     """
-    known = [f.name for f in fields(Sweep)]
-    for key in content:
-        if key not in known:
-            raise UnknownNameError(f"key in {origin}", key, known)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Sweep, "sweep")
-    try:
-        return parser.instantiate(parser.parse_object({"sweep": deepcopy(dict(content))})).sweep
-    except ConfigError:
-        raise
-    except Exception as error:  # jsonargparse and Optuna raise many kinds
-        why = " ".join(str(error).split()).replace('Parser key "sweep.', '"')
-        raise ConfigError(f"{origin}: {why}") from error
+    return construct(Sweep, content, origin)
 
 
 def read(name: str) -> tuple[Sweep, dict[str, Any]]:
@@ -202,11 +187,6 @@ def counted(study: optuna.Study) -> int:
 def suggest_all(trial: Trial, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
     """A trial's setting of every option in the space."""
     return {name: _suggested(trial, name, kind) for name, kind in space.items()}
-
-
-def words(settings: Mapping[str, Any]) -> list[str]:
-    """Settings as arguments of `npexp fit`."""
-    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
 
 
 def lowest(sweep: Sweep) -> dict[str, Any]:

@@ -19,12 +19,13 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from npexp.config import words
 from npexp.errors import ConfigError, NPError, UnknownNameError
 from npexp.exchange import end_with_worker
 from npexp.sweep import trial as trials
 from npexp.sweep.stale import FOLDER, INTERVAL, LEASE, put_back, reap, signature
-from npexp.sweep.storage import has_heartbeat, quiet, reaching
-from npexp.sweep.study import COUNTED, Sweep, counted, load, parse, suggest_all, words
+from npexp.sweep.storage import Unreachable, has_heartbeat, quiet, reaching
+from npexp.sweep.study import COUNTED, Sweep, counted, load, parse, suggest_all
 from npexp.sweep.table import number, short, state
 
 PATIENCE = 3  # failures in a row after which something is wrong with the sweep, not with its settings
@@ -74,7 +75,8 @@ class Worker:
         interrupted: set to stop soon; the trial that is being worked on is queued again.
 
     Raises:
-        ConfigError: the storage cannot be reached, or has no such study.
+        ConfigError: the storage has no such study.
+        Unreachable: it cannot be reached.
     """
 
     def __init__(self, task: Task):
@@ -95,7 +97,11 @@ class Worker:
         """
         enough = MaxTrialsCallback(self.task.trials, states=(*COUNTED, TrialState.RUNNING))
         if counted(self.study) < self.task.trials:
-            self.study.optimize(self.objective, catch=(Failed, Interrupted), callbacks=[self.after, enough])
+            try:
+                self.study.optimize(self.objective, catch=(Failed, Interrupted), callbacks=[self.after, enough])
+            except UnboundLocalError as error:  # Optuna's own, where the storage that has failed fails again
+                failed = error.__context__ or error
+                raise failed from failed.__cause__
 
     def objective(self, trial: Trial) -> list[float]:
         """Runs a trial; its values, one per metric."""
@@ -226,7 +232,12 @@ def best_line(study: optuna.Study) -> str:
 
 
 def main() -> int:
-    """Works on what standard input says; the exit status: 0, 2 after a mistake, 130 when interrupted."""
+    """Works on what standard input says.
+
+    Returns:
+        0; 2 after a mistake; 4, and not a word, when the storage is out of reach, for so it is to the other workers
+        and to the command, which says it once; 130 when interrupted.
+    """
     task = Task(**json.load(sys.stdin))
     end_with_worker()
     quiet()
@@ -239,6 +250,8 @@ def main() -> int:
     except UpdateFinishedTrialError:
         print(TAKEN, file=sys.stderr, flush=True)
         return 2
+    except Unreachable as error:
+        return error.status
     except NPError as error:
         print(f"npexp: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 2

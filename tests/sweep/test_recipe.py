@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from npexp.config import expand
+from npexp.config import words as as_words
 from npexp.errors import ConfigError
 from npexp.sweep.recipe import command, default, nested, settings, write_recipe
-from npexp.sweep.study import words as as_words
 from tests.sweep.studies import LR, SWEEP, study
 
 NET = "model.net.init_args."

@@ -7,8 +7,8 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution
 
-from npexp.config import conf_dir, expand
-from npexp.sweep.study import read, words
+from npexp.config import conf_dir, expand, words
+from npexp.sweep.study import read
 
 NAMES = sorted(path.stem for path in (conf_dir().parent / "sweeps").glob("*.yaml"))
 

@@ -1,0 +1,174 @@
+"""`npexp table`: what is asked for, the workers that do it, and how far tables are."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from npexp.commands import Parser
+from npexp.config import conf_dir
+from npexp.errors import ConfigError, UnknownNameError, at_least
+from npexp.experiments.page import chapters, write
+from npexp.experiments.plan import Cell, Plan, cells, names, read
+from npexp.experiments.run import Bench
+from npexp.files import whole_file
+from npexp.run_files import RESULTS
+from npexp.sweep.command import gpus, share
+from npexp.sweep.trial import Slot
+
+
+def table(words: Sequence[str]) -> int:
+    """Works on a table, lists its cells, or writes the chapters.
+
+    Returns:
+        0; 1 when cells are missing in the end; 130 when interrupted.
+    """
+    args = _parser().read(words)
+    results, runs = Path(args.results), Path(args.runs_dir)
+    if args.chapters is not None:
+        if args.name is not None:
+            raise ConfigError(f"--chapters writes those of all tables: leave out {args.name}")
+        text = chapters({name: read(name) for name in names()}, results, _way(args.chapters, results))
+        with whole_file(args.chapters) as file:
+            file.write(text)
+        return 0
+    if args.name is None:
+        for name in names():
+            print(f"{name:<14} {summary(read(name), name, results)}")
+        return 0
+    plan, name = read(args.name), Path(args.name).stem
+    if plan.commands:
+        return _scripts(plan)
+    wanted = _chosen(cells(plan, name), args.rows, args.seeds)
+    slots = [Slot(*fields) for fields in share(at_least("--workers", args.workers, 1), 1, gpus())]
+    benches = [Bench(results, runs, slot, say) for slot in slots]
+    status = 0
+    if args.list:
+        for cell in wanted:
+            print(f"{cell!s:<40} {benches[0].state(cell)}")
+        return 0
+    if not args.write:
+        status = work(benches, wanted, args.minutes)
+    if any(benches[0].done(cell) for cell in cells(plan, name)):
+        write(plan, name, results)
+        print(f"{results / name / 'table.md'}: {summary(plan, name, results)}")
+    return status
+
+
+def work(benches: Sequence[Bench], wanted: Sequence[Cell], minutes: float | None = None) -> int:
+    """Works on cells until all are done, time is up, or somebody interrupts.
+
+    Args:
+        benches: one for each worker.
+        wanted: the cells.
+        minutes: after which to stop; None is never.
+    """
+    stop, free = threading.Event(), list(benches)
+    clock = threading.Timer(60 * minutes, stop.set) if minutes is not None else None
+
+    def one(cell: Cell) -> bool:
+        bench = free.pop()
+        try:
+            return not stop.is_set() and bench.work(cell, stop)
+        finally:
+            free.append(bench)
+
+    with _interrupting(stop) as heard, ThreadPoolExecutor(len(benches)) as pool:
+        if clock is not None:
+            clock.start()
+        try:
+            done = list(pool.map(one, wanted))
+        finally:
+            stop.set()
+            if clock is not None:
+                clock.cancel()
+    return 128 + heard[0] if heard else int(not all(done))
+
+
+def summary(plan: Plan, name: str, results: Path) -> str:
+    """How far a table is."""
+    if plan.commands:
+        there = sum((results / page).is_file() for page in plan.pages)
+        return f"{there} of {len(plan.pages)} pages"
+    wanted = cells(plan, name)
+    done = sum((results / cell.place / RESULTS).is_file() for cell in wanted)
+    return f"{done} of {len(wanted)} cells, {len(plan.rows)} rows"
+
+
+def say(line: str) -> None:
+    """Prints a line at once."""
+    print(line, flush=True)
+
+
+@contextmanager
+def _interrupting(stop: threading.Event) -> Iterator[list[int]]:
+    """Has Ctrl-C and SIGTERM stop the workers; the signals that came."""
+    heard: list[int] = []
+
+    def hear(number: int, _: object) -> None:
+        heard.append(number)
+        stop.set()
+
+    before = {which: signal.signal(which, hear) for which in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield heard
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
+
+
+def _scripts(plan: Plan) -> int:
+    """Executes a table's commands in turn; the status of the first that fails."""
+    for command in plan.commands:
+        say(command)
+        program, *rest = shlex.split(command)
+        program = sys.executable if program == "python" else program
+        done = subprocess.run([program, *rest], cwd=conf_dir().parent, env={"OMP_NUM_THREADS": "1", **os.environ})
+        if done.returncode:
+            return done.returncode
+    return 0
+
+
+def _chosen(found: Sequence[Cell], rows: Sequence[str] | None, seeds: Sequence[int] | None) -> list[Cell]:
+    """The cells of these rows and seeds.
+
+    Raises:
+        UnknownNameError: a row that the table does not have.
+    """
+    having = list(dict.fromkeys(cell.row for cell in found))
+    for row in rows or ():
+        if row not in having:
+            raise UnknownNameError("row", row, having)
+    return [cell for cell in found if (rows is None or cell.row in rows) and (seeds is None or cell.seed in seeds)]
+
+
+def _way(page: str, results: Path) -> str:
+    """How a page reaches the folder of results."""
+    return Path(os.path.relpath(results.resolve(), Path(page).resolve().parent)).as_posix()
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "table",
+        "Runs what is missing of a table of recipes and seeds, experiments/NAME.yaml: each cell a training and a test, "
+        "runs/NAME/ROW/SEED; then writes results/NAME/table.md. The same command goes on where it was, and may run on "
+        "several machines that share the folders. Without NAME it says how far the tables are.",
+    )
+    add = parser.add_argument
+    add("name", nargs="?", metavar="NAME", help="a table, such as gp_1d, or a file")
+    add("--rows", nargs="+", metavar="ROW", help="only these")
+    add("--seeds", nargs="+", type=int, metavar="S", help="only these")
+    add("--workers", type=int, default=1, metavar="W", help="cells at once; a GPU each; default: %(default)s")
+    add("--minutes", type=float, metavar="M", help="stop after so many; trainings go on from their checkpoints later")
+    add("--list", action="store_true", help="how far each cell is")
+    add("--write", action="store_true", help="only write the table from what is there")
+    add("--chapters", metavar="FILE", help="write the chapters on all tables, such as docs/experiments.md")
+    add("--results", default="results", metavar="DIR", help="the folder of all results; default: %(default)s")
+    add("--runs_dir", default="runs", metavar="DIR", help="the folder of all runs; default: %(default)s")
+    return parser
