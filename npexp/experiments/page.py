@@ -134,7 +134,7 @@ def _provenance(plan: Plan, name: str, families: Mapping[str, Sequence[Row]]) ->
     if missing:
         text += " Missing: " + "; ".join(f"{row} {', '.join(map(str, seeds))}" for row, seeds in missing.items()) + "."
     for fact in ("revision", "device", "versions"):
-        said = sorted({str(run.facts.get(fact)) for run in runs})
+        said = sorted({str(run.facts[fact]) for run in runs if run.facts.get(fact)})
         text += f" {fact.capitalize()}: {'; '.join(said)}." if said else ""
     return text
 

@@ -1,6 +1,7 @@
 """A family's blocks as Markdown, LaTeX and CSV."""
 
 import csv
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ CAPTION = (
     "Log-likelihoods in nats per target and output; ± is the standard error over training seeds; where there is one "
     "seed, and for the exact posterior, it is over batches of test tasks, which all models share. Bold: the best of a "
     "block, and those no further from it than the standard error of the difference, which is over the same test tasks "
-    "where both have one seed and else that of independent seeds; npexp report --diff tests two runs."
+    "where both have one seed and else that of independent seeds; npexp report --diff tests two runs. Training is the "
+    "time of its steps alone, as logged."
 )
 GAPS = (
     " The exact posterior knows the law and the hyperparameters of each task, which models have to infer; the gap to "
@@ -31,7 +33,7 @@ TITLES = {
     "factorised": "factorised likelihoods: marginal log-likelihood",
     "joint": "joint likelihoods: joint log-likelihood",
 }
-FIRST = ("model", "seeds", "parameters", "steps")
+FIRST = ("model", "seeds", "parameters", "steps", "training")
 CSV_COLUMNS = ("data", "test_set", "likelihood", "model", "seeds", "metric", "value", "error", "error_over", "best")
 ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -125,7 +127,8 @@ def _cells(
 ) -> list[tuple[str, bool]]:
     """Text of each cell of a line, and whether it is bold."""
     found = [(line.label, False), (str(len(line.runs) or ""), False)]
-    found += [(_range([run.facts[name] for run in line.runs]), False) for name in FIRST[2:]]
+    found += [(_range([run.facts[name] for run in line.runs]), False) for name in FIRST[2:4]]
+    found.append((duration([run.seconds for run in line.runs]), False))
     for key in block.columns if columns is None else columns:
         if key == "published":
             found.append(("; ".join(_quoted(row, sources) for row in line.published), False))
@@ -134,6 +137,17 @@ def _cells(
             text = "" if estimate is None else plus_minus(*estimate)
             found.append((text, line.label in block.best.get(key, ())))
     return found
+
+
+def duration(seconds: Sequence[float]) -> str:
+    """The mean of times in the largest fitting unit; empty where one is unknown."""
+    mean = sum(seconds) / len(seconds) if seconds else math.nan
+    if math.isnan(mean):
+        return ""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if mean >= size:
+            return f"{mean / size:.1f} {unit}"
+    return f"{mean:.1f} s"
 
 
 def _range(numbers: Sequence[int]) -> str:

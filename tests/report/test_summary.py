@@ -135,7 +135,10 @@ def test_a_model_that_failed_is_last(tmp_path):
     assert block.best["loglik"] == {"cnp"} and block.best["energy_score"] == set()
     assert "energy_score" in block.lines[2].cells and "energy_score" not in block.lines[1].cells
     text = to_markdown([block])
-    assert re.search(r"\| bad \| 1 \| 1,234 \| 100 \| nan ", text) and "| cnp | 2 | 1,234 | 100 to 1,000 |" in text
+    assert (
+        re.search(r"\| bad \| 1 \| 1,234 \| 100 \| 16.0 s \| nan ", text)
+        and "| cnp | 2 | 1,234 | 100 to 1,000 |" in text
+    )
 
 
 def _by_batch(table, column):
