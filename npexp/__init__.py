@@ -15,6 +15,7 @@ _PUBLIC = {
     "available_data": "npexp.registry",
     "available_mixers": "npexp.registry",
     "available_models": "npexp.registry",
+    "available_pretrained": "npexp.trained",
     "build": "npexp.registry",
     "build_data": "npexp.registry",
 }

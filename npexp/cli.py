@@ -33,7 +33,7 @@ COMMANDS = {
     "test": Command("measure a trained model on the test tasks; prints a table", "npexp.cli:train"),
     "replay": Command("compute a training step again, also one that diverged, and look at it", "npexp.replay:replay"),
     "predict": Command("predict for your own data from a trained model: CSV, Parquet or NPZ", "npexp.commands:predict"),
-    "export": Command("write a trained constant-memory model as ONNX files", "npexp.commands:export"),
+    "export": Command("write a trained model as ONNX files, or with a model card", "npexp.commands:export"),
     "bench": Command("measure time and memory of models against the size of the context", "npexp.bench.command:bench"),
     "sweep": Command("search settings with Optuna, each trial a training run; resumes", "npexp.sweep.command:sweep"),
     "table": Command("run what is missing of a table of recipes and seeds", "npexp.experiments.command:table"),

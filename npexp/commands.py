@@ -164,7 +164,9 @@ def predict(words: Sequence[str]) -> int:
         "names instead. NPZ: arrays xc, yc and xt, [n, d] or [b, n, d].",
     )
     parser.add_argument(
-        "--ckpt_path", required=True, help="a .ckpt file, or a run folder such as runs/gp_rbf (its newest version)"
+        "--ckpt_path",
+        required=True,
+        help="a .ckpt file, a run folder such as runs/gp_rbf (its newest version), or the name of a pretrained model",
     )
     parser.add_argument("--context", required=True, help="the file with the observed points")
     parser.add_argument("--targets", help="a file with the points to predict; without it they are in --context")
@@ -181,7 +183,6 @@ def predict(words: Sequence[str]) -> int:
         raise ConfigError(f"expected --quantiles between 0 and 1, got {' '.join(map(str, args.quantiles))}")
 
     from npexp import predict_files as files
-    from npexp.runs import checkpoint_at
 
     as_arrays = Path(args.context).suffix == ".npz"
     if as_arrays != (Path(args.out).suffix == ".npz"):
@@ -195,7 +196,7 @@ def predict(words: Sequence[str]) -> int:
     if Path(args.out).resolve() in {Path(p).resolve() for p in (args.context, args.targets) if p}:
         raise ConfigError(f"--out {args.out} would overwrite the points it is computed from: give another file")
     files.check_output(args.out)
-    predictor = _load(checkpoint_at(args.ckpt_path), args.device)
+    predictor = _load(args.ckpt_path, args.device)
     if as_arrays:
         files.write_arrays(args.out, files.predict_arrays(predictor, {**context, **(targets or {})}, levels))
     else:
@@ -204,36 +205,52 @@ def predict(words: Sequence[str]) -> int:
 
 
 def export(words: Sequence[str]) -> int:
-    """Writes a trained model as ONNX files."""
+    """Writes a trained model as files for others."""
     parser = Parser(
         "export",
-        "Writes a trained constant-memory model as ONNX files, for places without PyTorch: encode.onnx, update.onnx "
-        "and predict.onnx, for any number of tasks, points and targets, and manifest.json, which says what is in them.",
+        "Writes a trained model as files for others. onnx: a constant-memory model for places without PyTorch, as "
+        "encode.onnx, update.onnx and predict.onnx, for any number of tasks, points and targets, and manifest.json, "
+        "which says what is in them. safetensors: any tested run for npexp.load_predictor, as weights, settings, "
+        "scores and a model card.",
     )
     parser.add_argument(
         "--ckpt_path", required=True, help="a .ckpt file, or a run folder such as runs/gp_rbf (its newest version)"
     )
     parser.add_argument("--out", required=True, help="the folder to write; new or empty")
+    parser.add_argument("--format", choices=("onnx", "safetensors"), default="onnx", help="what to write")
+    parser.add_argument("--notes", nargs="+", metavar="SENTENCE", help="what the model card says under limits, too")
     args = parser.read(words)
+    if args.notes and args.format == "onnx":
+        raise ConfigError("--notes stand in a model card: give --format safetensors")
 
-    from npexp.export import GRAPHS, export_onnx
     from npexp.runs import checkpoint_at
 
-    manifest = export_onnx(_load(checkpoint_at(args.ckpt_path), "cpu"), args.out)
+    if args.format == "safetensors":
+        from npexp.publish import publish
+
+        publish(checkpoint_at(args.ckpt_path), args.out, args.notes or ())
+        return 0
+
+    from npexp.export import GRAPHS, export_onnx
+
+    manifest = export_onnx(_load(args.ckpt_path, "cpu"), args.out)
     files = ", ".join([*(f"{name}.onnx" for name in GRAPHS), "manifest.json"])
     difference = manifest["largest_difference"]
     print(f"{args.out}: {files}; differ from PyTorch by at most {difference:.1g} predicted standard deviations")
     return 0
 
 
-def _load(checkpoint: Path, device: str) -> Any:
+def _load(place: str, device: str) -> Any:
     import torch
 
     from npexp.predict import load_predictor
+    from npexp.runs import checkpoint_at
+    from npexp.trained import published
 
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
         raise ConfigError(f"cannot compute on --device {device}: {reason}") from error
-    return load_predictor(checkpoint, device)
+    is_run = Path(place).exists() and published(place) is None
+    return load_predictor(checkpoint_at(place) if is_run else place, device)

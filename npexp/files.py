@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever the process or the machine dies."""
+"""Files that are there whole or not at all, whenever the process or the machine dies, and paths in messages."""
 
 import os
 from collections.abc import Iterator
@@ -58,3 +58,8 @@ def writing(path: str | Path) -> Iterator[None]:
         raise StorageError(
             f"cannot write {path} ({error.strerror or error}): make room or give the folder its rights back"
         ) from error
+
+
+def shown(path: Path) -> str:
+    """A path as a reader would type it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

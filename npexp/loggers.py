@@ -6,15 +6,18 @@ dropped, so that each step stands once in the file and once on the board.
 
 import csv
 import math
+import threading
 import time
 from argparse import Namespace
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard.summary import hparams
 
 from npexp.files import whole_file, writing
@@ -110,6 +113,7 @@ class Board(TensorBoardLogger):
         super().__init__(
             str(save_dir), name=name, version=str(version), default_hp_metric=False, purge_step=resume_step
         )
+        _quieten_writers()
         self.resumed = resume_step is not None
         self.at_step = at_step
 
@@ -147,3 +151,15 @@ class Board(TensorBoardLogger):
         """Writes what is waiting, and no `hparams.yaml`: `config.yaml` holds more."""
         with writing(self.log_dir):
             self.experiment.flush()
+
+
+@cache
+def _quieten_writers() -> None:
+    """Has TensorBoard's threads end without a traceback: the next call of their board raises what has ended them."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if type(args.thread).__module__ != event_file_writer.__name__:
+            before(args)
+
+    threading.excepthook = hook

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterable
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ from npexp.models.base import NeuralProcess, Points, State, join
 from npexp.registry import instantiate
 from npexp.scaling import Scaling
 from npexp.states import load_state, save_state
+from npexp.trained import read
 
 Array = Any  # NumPy array, pandas Series or DataFrame, nested list, or tensor
 Chunks = Iterable[tuple[Array, Array]]
@@ -298,44 +298,32 @@ def without(points: Points, x: Tensor, y: Tensor) -> Points:
     return Points(rows[..., : x.shape[2]], rows[..., x.shape[2] :], None)
 
 
-def load_predictor(path: str | Path, device: str | torch.device = "cpu", keep_points: bool = False) -> Predictor:
-    """The predictor of a finished run, from its checkpoint alone: no YAML, and nothing is unpickled.
+def load_predictor(place: str | Path, device: str | torch.device = "cpu", keep_points: bool = False) -> Predictor:
+    """The predictor of a trained model: of a run of yours, or of a model that ships with npexp, by its name.
 
-    Arrays and predictions are in the raw units of the data, whatever they were scaled to for training. A checkpoint
-    from elsewhere can do no harm: weights are read as tensors, and nothing but npexp's models and likelihoods is made.
+    Arrays and predictions are in the raw units of the data, whatever they were scaled to for training. Files from
+    elsewhere can do no harm: weights are read as tensors, and nothing but npexp's models and likelihoods is made.
 
     Args:
-        path: a checkpoint file, or the folder of a run or of one of its versions, whose best checkpoint is taken.
+        place: a checkpoint file, the folder of a run or of one of its versions, whose best checkpoint is taken, the
+            folder of a published model, or a name of `npexp.available_pretrained()` where no such path exists.
         device: where to compute.
         keep_points: see `Predictor`.
 
     Raises:
-        ConfigError: no such file, a checkpoint that was not written by `npexp fit`, or one that names other classes.
+        UnknownNameError: there is nothing of that name.
+        ConfigError: a file that was not written by npexp, or one that names other classes.
+        DataError: weights that are damaged.
     """
-    path = Path(path)
-    if path.is_dir():
-        newest = max((p for p in path.iterdir() if p.name.isdigit()), key=lambda p: int(p.name), default=path)
-        path = newest / "checkpoints" / "best.ckpt"
-    if not path.is_file():
-        raise ConfigError(f"expected a checkpoint or a run folder, found nothing at {path}")
-    device = _device(device)
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        spec, found = checkpoint["hyper_parameters"]["net"], checkpoint["state_dict"]
-    except (RuntimeError, UnpicklingError, EOFError, LookupError, TypeError, AttributeError):
-        spec = None
-    if not isinstance(spec, dict) or "class_path" not in spec:
-        raise ConfigError(
-            f"{path} does not describe its model: only checkpoints written by `npexp fit` load by themselves"
-        )
-    model = instantiate(spec, trusted=TRUSTED)
+    device, trained = _device(device), read(place)
+    model = instantiate(trained.net, trusted=TRUSTED)
     if not isinstance(model, NeuralProcess):
-        raise ConfigError(f"expected {path} to describe a neural process, got a {type(model).__name__}")
+        raise ConfigError(f"expected {place} to describe a neural process, got a {type(model).__name__}")
     try:
-        model.load_state_dict({k.removeprefix("net."): v for k, v in found.items() if k.startswith("net.")})
+        model.load_state_dict(trained.weights)
     except RuntimeError as error:
-        raise ConfigError(f"the weights in {path} are not those of the model it describes: {error}") from error
-    return Predictor(model, device, checkpoint.get("scaling"), keep_points, checkpoint.get("columns"))
+        raise ConfigError(f"the weights in {place} are not those of the model it describes: {error}") from error
+    return Predictor(model, device, trained.scaling, keep_points, trained.columns)
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -84,7 +84,7 @@ def available_data() -> dict[str, dict[str, Any]]:
 
     The sizes of a table are unknown, None, until someone brings one.
     """
-    return {name: {**_data_traits(name), "description": _first_sentence(f"data/{name}")} for name in names("data")}
+    return {name: {**_data_traits(name), "description": description(f"data/{name}")} for name in names("data")}
 
 
 def _data_traits(name: str) -> dict[str, Any]:
@@ -96,7 +96,8 @@ def _data_traits(name: str) -> dict[str, Any]:
         return {"dx": None, "dy": None, "oracle": False, "test_sets": ["test"]}
 
 
-def _first_sentence(config: str) -> str:
+def description(config: str) -> str:
+    """The first sentence of a shipped configuration, such as "data/gp_rbf"."""
     comment = itertools.takewhile(lambda line: line.startswith("#"), find_config(config).read_text().splitlines())
     words = " ".join(line.lstrip("# ") for line in comment)
     return re.split(r"(?<!et al)\.\s+(?=[A-Z0-9\"`])", words)[0].rstrip(".") + "."

@@ -23,8 +23,8 @@ from npexp.callbacks.seeding import batch_number
 from npexp.commands import Parser
 from npexp.config import read_config
 from npexp.errors import ConfigError
-from npexp.files import whole_file
-from npexp.resume import checkpoint_steps, shown
+from npexp.files import shown, whole_file
+from npexp.resume import checkpoint_steps
 from npexp.runs import newest
 from npexp.tables import terminal
 from npexp.training_cli import CLI, make_cli

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from npexp.errors import ConfigError, DataError
+from npexp.files import shown
 
 
 def checkpoint_steps(path: str | None) -> int:
@@ -52,8 +53,3 @@ def resumable(folder: Path) -> bool:
 def go_on(folder: Path) -> str:
     """How to go on with the run in a folder, in words."""
     return f"go on with npexp fit --ckpt_path {shown(folder)}" if resumable(folder) else "start the run again"
-
-
-def shown(folder: Path) -> str:
-    """A folder as a reader would type it."""
-    return str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)

@@ -43,11 +43,11 @@ from npexp.config import flatten
 from npexp.errors import ConfigError, LostProcessError, NPError, StorageError
 from npexp.exchange import TRIAL
 from npexp.facts import class_name, device_name, result_name, summary
-from npexp.files import whole_file
+from npexp.files import shown, whole_file
 from npexp.loggers import Board, MetricsFile
 from npexp.module import NPModule
 from npexp.processes import announce_losses, is_launched, lost, lost_contact
-from npexp.resume import checkpoint_steps, go_on, shown
+from npexp.resume import checkpoint_steps, go_on
 from npexp.runs import Arguments, Run, package_versions, revision
 
 RATE = "--model.optimizer.init_args.lr", "--model.optimizer.lr"

@@ -1,0 +1,1 @@
+from tests.typecheck import check as check  # for --jaxtyping-packages, which imports no further

@@ -314,7 +314,7 @@ def test_a_longer_run_continues_where_the_shorter_one_ended(here, stop, accumula
     ]
 
 
-def test_every_experiment_parses(here):
+def test_every_experiment_parses(here, untyped):
     from npexp.training_cli import make_cli
 
     for name in config_names("experiment"):

@@ -17,13 +17,20 @@ LAYERS = ["--config", "experiment/gp_rbf_cnp", "--data.num_val_batches=2", "--da
 STEPS = ["--trainer.max_steps=4", "--trainer.log_every_n_steps=1", "--figures.num_tasks=0", "--model.net.dz=16"]
 FIT = ["fit", *LAYERS, *STEPS, "--data.batch_size=8", "--global_batch_size=16", "--version=0"]
 DDP = ["--config", "trainer/ddp", "--trainer.devices=2"]
+QUIET = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
 LIMIT = 200  # seconds
+FIT_AND_TEST = """
+import json, sys
+from npexp.cli import main
+for words in map(json.loads, sys.argv[1:]):
+    sys.argv = ["npexp"]
+    assert main(words) == 0
+"""
 
 
-def start(folder, *words, launcher=(), **variables):
-    """Starts npexp in a folder, with further environment variables."""
+def start(folder, *words, **variables):
+    """Starts Python in a folder, with further environment variables."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache"), **variables}
-    words = [*launcher, "-m", "npexp", *words, "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
     return subprocess.Popen(
         [sys.executable, *words], env=env, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -53,6 +60,12 @@ def losses(folder, name):
     return [rows[step][key] for step in range(4) for key in ("train/loss", "train/learning_rate")]
 
 
+def tested(folder):
+    """What the test of the run torchrun has left: means, and the scores of each task."""
+    run = folder / "runs/torchrun/0"
+    return json.loads((run / "test_metrics.json").read_text()), read_arrays(run / "test_tasks.npz")
+
+
 @pytest.fixture
 def alone(tmp_path, monkeypatch):
     """Runs npexp in this process, on one thread."""
@@ -61,16 +74,20 @@ def alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["npexp"])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    yield lambda *words: main([*words, "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"])
+    yield lambda *words: main([*words, *QUIET])
     torch.set_num_threads(threads)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*PEP 484 type hint.* deprecated by PEP 585")  # Lightning's types
-def test_who_starts_how_many_processes_changes_nothing(tmp_path, alone):
+def test_who_starts_how_many_processes_changes_nothing(tmp_path, alone, untyped):
     assert alone(*FIT, "--name=one") == 0
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
-    end(start(tmp_path, *FIT, "--name=torchrun", *DDP, launcher=torchrun))
+    (tmp_path / "both.py").write_text(FIT_AND_TEST)
+    test = ["test", *LAYERS, "--name=torchrun"]
+    both = [json.dumps([*words, "--name=torchrun", *DDP, *QUIET]) for words in (FIT, test)]
+    end(start(tmp_path, *torchrun, "both.py", *both))
+    together = tested(tmp_path)
     slurm = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
     slurm |= {
         "SLURM_JOB_ID": "1234",
@@ -78,17 +95,14 @@ def test_who_starts_how_many_processes_changes_nothing(tmp_path, alone):
         "SLURM_NODELIST": "localhost",
         "MASTER_PORT": free_port(),
     }
-    words = [*FIT, "--name=slurm", "--config", "trainer/slurm", "--trainer.devices=2"]
+    words = ["-m", "npexp", *FIT, "--name=slurm", "--config", "trainer/slurm", "--trainer.devices=2", *QUIET]
     end(*(start(tmp_path, *words, **slurm, SLURM_PROCID=str(i), SLURM_LOCALID=str(i)) for i in range(2)))
     for name in ("torchrun", "slurm"):
         assert losses(tmp_path, name) == pytest.approx(losses(tmp_path, "one"), rel=1e-5)
         assert (tmp_path / f"runs/{name}/0/checkpoints/best.ckpt").is_file()
 
-    results, tasks = [], []
-    for run in (alone, lambda *words: end(start(tmp_path, *words, *DDP))):
-        run("test", *LAYERS, "--name=torchrun")
-        results.append(json.loads((tmp_path / "runs/torchrun/0/test_metrics.json").read_text()))
-        tasks.append(read_arrays(tmp_path / "runs/torchrun/0/test_tasks.npz"))
+    assert alone(*test) == 0
+    results, tasks = zip(together, tested(tmp_path), strict=True)
     numbers = [{k: v for k, v in r.items() if "/" in k} for r in results]
     assert numbers[0].keys() == numbers[1].keys() and len(numbers[0]) > 50
     for key, value in numbers[0].items():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import npexp
-from npexp.errors import ConfigError, DataError, PrecisionError, ShapeError, UnsupportedError
+from npexp.errors import ConfigError, DataError, PrecisionError, ShapeError, UnknownNameError, UnsupportedError
 from npexp.likelihoods import DiagonalGaussian, SetMixture
 from tests.contracts.checks import MODELS, tiny
 
@@ -109,7 +109,7 @@ def test_bad_input_is_refused(untyped):
         p.condition([])
     with pytest.raises(ConfigError, match="expected mode"):
         p.sample(p.condition(X, Y), XT, mode="jiont")
-    with pytest.raises(ConfigError, match="found nothing"):
+    with pytest.raises(UnknownNameError, match="unknown run, checkpoint or pretrained model 'nowhere'"):
         npexp.load_predictor("nowhere")
 
 

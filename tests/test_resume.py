@@ -9,6 +9,7 @@ import time
 import torch
 
 from npexp.run_files import read_rows
+from tests.faults.outcome import parse_all
 
 STEPS = 45  # of 60: no validation is better enough than the first, so the second after it ends the run
 LIMIT = 180  # seconds
@@ -66,6 +67,7 @@ def test_killed_and_resumed_equals_unbroken(tmp_path):
     assert killed.wait(LIMIT) == -signal.SIGKILL, "the run ended before it could be killed"
     at = torch.load(last, weights_only=True)["global_step"]
     assert 21 <= at < STEPS, at
+    assert parse_all(last.parents[1]) >= 4, "checkpoints, metrics, configuration, events"
 
     assert start(tmp_path, "--name", "killed", "--ckpt_path", "last").wait(LIMIT) == 0
     assert unbroken.wait(LIMIT) == 0
@@ -78,4 +80,5 @@ def test_killed_and_resumed_equals_unbroken(tmp_path):
         (stopping,) = (key for key in a["callbacks"] if "EarlyStop" in key)
         assert_equal(a["callbacks"][stopping], b["callbacks"][stopping])
     assert [p.name for p in (tmp_path / "runs/killed").iterdir()] == ["0"], "resumed somewhere else"
+    assert not list(two.rglob("*.part"))
     assert logged(two) == logged(one)  # history kept, nothing twice, no other value

@@ -11,8 +11,9 @@ from torch.optim import Optimizer
 from npexp.batch import TaskBatch
 from npexp.callbacks.seeding import batch_number
 from npexp.errors import DivergenceError
+from npexp.files import shown
 from npexp.module import NPModule, logs_now, scales
-from npexp.resume import go_on, shown
+from npexp.resume import go_on
 from npexp.run_files import write_json
 from npexp.watch import first_bad, watch
 

@@ -44,6 +44,11 @@ class Locations(nn.Module):
         distance = (self.x[:, None] - x[:, None]).square().sum(-1)  # [b, m, n]
         return -softplus(self.raw)[:, None, None] * distance[:, None]
 
+    @property
+    def width(self) -> Float[Tensor, " h"]:
+        """Of each head: a distance at which the bias is -1/2."""
+        return (2 * softplus(self.raw)).rsqrt()
+
     def code(self) -> Float[Tensor, "m dz"]:
         """An embedding of each place, to be added to its latent."""
         return self.encode(self.x)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from npexp.errors import PrecisionError, at_least, positive
+from npexp.errors import ConfigError, PrecisionError, at_least, positive
 from npexp.layers.attention import Attention
 from npexp.layers.blocks import CrossBlock, SelfBlock
 from npexp.layers.location import Locations
@@ -23,7 +23,8 @@ class CMABState(NamedTuple):
     """What one block keeps: pooled values and log-normalisers, and the latents that are read.
 
     Args:
-        part: average of the context's values under each block latent, `[b, h, m, dh]`, with its log-normaliser.
+        part: average of the context's values under each block latent, `[b, h, m, dh]`, or `[b, h, m, dh + dx]` where
+            `offsets` are wanted, with its log-normaliser.
         noise: log of the variance that rounding has given to exp(lse), `[b, h, m]`. What was put in and taken out again
             leaves its rounding error behind, however little of the rest there is.
         z: the latents passed on, `[b, m', dz]`; follows from the pool and from the block before. None between chunks.
@@ -58,6 +59,11 @@ class CMAB(Mixer):
             reading all favour what is near, and log-normalisers are passed on, so that a latent knows how much it has
             seen. Not in the paper; without it these models idle for thousands of steps on the plateau of ignoring
             the context. None is the published block.
+        offsets: pools also average where the points lie, and latents are told how far that is from their places, in
+            units of each head's width; dx more numbers per latent and head. Needs places.
+
+    Raises:
+        ConfigError: a size that is impossible, or offsets from places that there are not.
     """
 
     family = "latent"
@@ -77,6 +83,7 @@ class CMAB(Mixer):
         dim_feedforward: int = 128,
         init_stddev: float = 1.0,
         location_range: float | None = None,
+        offsets: bool = False,
     ):
         super().__init__()
         at_least("num_latents", num_latents, 1)
@@ -94,11 +101,15 @@ class CMAB(Mixer):
         self.carry_self = SelfBlock(dz, h, dim_feedforward)
         self.norm = nn.LayerNorm(dz)
         self.attention = Attention(dz, h)
-        self.located = location_range is not None
+        self.located, self.offsets = location_range is not None, offsets
+        if offsets and not self.located:
+            raise ConfigError("offsets are measured from latents' places: set location_range, or offsets to False")
         if location_range is not None:
             self.pool_places = Locations(num_block_latents, site.dx, dz, h, location_range)
             self.read_places = Locations(num_latents, site.dx, dz, h, location_range)
             self.mass = nn.Linear(h, dz, bias=False)
+        if offsets:
+            self.away = nn.Linear(h * site.dx, dz, bias=False)
 
     def summarise(self, ctx: Tokens, carry: Carry = None) -> tuple[CMABState, Carry]:
         """Pools the context, then computes the latents from the pool."""
@@ -139,13 +150,21 @@ class CMAB(Mixer):
         query = self.norm_pool(self._block_latents())[None]
         bias = self.pool_places.bias(ctx.x) if self.located else None
         kv = self.pool.project(ctx.h, ctx.mask)
+        if self.offsets:
+            x = ctx.x.to(kv.v.dtype)[:, None].expand(-1, kv.v.shape[1], -1, -1)
+            kv = kv._replace(v=torch.cat([kv.v, x], -1))
         part = Part(*(in_full(t) for t in self.pool.part(query, kv, bias)))
         return part, rounding(part.lse, kv.k.dtype)
 
     def _finish(self, part: Part, noise: Tensor, carry: Carry) -> tuple[CMABState, Carry]:
         if carry is LATER:
             return CMABState(part, noise, None), LATER
-        y = self._block_latents() + self.pool.merge(part.out)
+        dh = part.out.shape[-1] - (self.pool_places.x.shape[-1] if self.offsets else 0)
+        y = self._block_latents() + self.pool.merge(part.out[..., :dh])
+        if self.offsets:
+            away = (part.out[..., dh:] - self.pool_places.x) / self.pool_places.width[:, None, None]
+            away = torch.where(part.lse[..., None] == -torch.inf, 0.0, away)  # a latent that has seen nothing
+            y = y + self.away(away.transpose(1, 2).flatten(2).to(y.dtype))
         if self.located:  # softplus: 0 for a latent that has seen nothing, close to the log-normaliser otherwise
             y = y + self.mass(softplus(part.lse).mT.to(y.dtype))
         y = self.self_block(y + self.ff(self.norm_ff(y)))

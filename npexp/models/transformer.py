@@ -8,6 +8,7 @@ from torch import Tensor
 from npexp.batch import count
 from npexp.errors import ConfigError
 from npexp.layers.embedding import PointEmbedding
+from npexp.layers.moments import Moments
 from npexp.likelihoods import Likelihood, Predictive
 from npexp.mixers.base import LATER, Carry, Tokens
 from npexp.mixers.stack import Stack
@@ -23,12 +24,14 @@ class TransformerSummary(NamedTuple):
         n: real context points, `[b]`.
         keys: sorted curve keys of the context, `[b, nc]`, where the mixer needs an order, else None.
         realised: decoded targets that stand behind the context in the layers, in autoregressive models, else None.
+        moments: of the context, in models that solve them, else None.
     """
 
     layers: tuple[Any, ...]
     n: Tensor
     keys: Tensor | None
     realised: Points | None = None
+    moments: Moments | None = None
 
 
 class TransformerNP(NeuralProcess):
@@ -97,6 +100,10 @@ class TransformerNP(NeuralProcess):
             order = canonical_order(*points)
             points = Points(*(None if p is None else _take(p, order) for p in points))
             keys = curve_key(points.x) if self.stack.mixer.needs_order else None
+        return self._summarise(points, keys, carry)
+
+    def _summarise(self, points: Points, keys: Tensor | None, carry: Carry) -> TransformerSummary:
+        """Of points in their order."""
         tokens = self._context(points)
         return TransformerSummary(self.stack.summarise(tokens, carry), tokens.n, keys)
 
@@ -113,10 +120,12 @@ class TransformerNP(NeuralProcess):
         return summary._replace(layers=self.stack.retract(summary.layers, old), n=summary.n - old.n)
 
     def _predict(self, state: State, xt: Tensor, mask_t: Tensor | None) -> Predictive:
-        summary: TransformerSummary = state.summary
+        return self.head(self._features(state.summary, self.embedding.target(xt), xt, mask_t), mask_t)
+
+    def _features(self, summary: TransformerSummary, h: Tensor, xt: Tensor, mask_t: Tensor | None) -> Tensor:
+        """Targets, whose tokens are h at first, after all layers."""
         rank = None if summary.keys is None else target_rank(summary.keys, curve_key(xt), summary.n)
-        targets = Tokens(self.embedding.target(xt), xt, mask_t, summary.n, rank)
-        return self.head(self.stack.read(targets, summary.layers), mask_t)
+        return self.stack.read(Tokens(h, xt, mask_t, summary.n, rank), summary.layers)
 
     def _context(self, points: Points, before: TransformerSummary | None = None) -> Tokens:
         """Tokens of context points; a causal stack's read those in front of them, `before` included."""

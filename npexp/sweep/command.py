@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from npexp.commands import Parser
-from npexp.errors import ConfigError, UnknownNameError, at_least
+from npexp.errors import ConfigError, NPError, StorageError, UnknownNameError, at_least
+from npexp.files import shown
 
 READING = ("status", "best", "export", "plot")
+FINAL = NPError.status, StorageError.status  # of a worker that another one could not do better
 RESTARTS = 3  # of a worker that the system or somebody has killed
 CHECK_TIMEOUT = 300  # seconds for reading the configuration of a trial once
 END_TIMEOUT = 30  # seconds that workers have to queue their trials again
@@ -30,7 +32,8 @@ def sweep(words: Sequence[str], command: Sequence[str] | None = None) -> int:
         command: what a trial executes, before its arguments; None is `npexp fit`.
 
     Returns:
-        0; 1 when workers were lost and trials are missing; 2 after a mistake; 130 when interrupted.
+        0; 1 when workers were lost and trials are missing; 2 after a mistake; 4 when the storage was out of reach; 130
+        when interrupted.
     """
     if words and words[0] in READING:
         return getattr(import_module("npexp.sweep.reading"), words[0])(words[1:])
@@ -60,10 +63,15 @@ def sweep(words: Sequence[str], command: Sequence[str] | None = None) -> int:
             check([*command, *_trial_words(plan, slots[0])], name)
         with storage.reaching(url):
             study.enqueue(opened, plan)
-        print(f"study {name}: {missing} of {total} trials to go; runs in {_shown(home / name)}", flush=True)
+        print(f"study {name}: {missing} of {total} trials to go; runs in {shown(home / name)}", flush=True)
         common = {"study": name, "storage": url, "runs_dir": str(home), "trials": total, "command": command}
         tasks = [{**common, "slot": slot, "first": new and i == 0} for i, slot in enumerate(slots[:missing])]
-        status = supervise(tasks, lambda: reap(opened, storage.has_heartbeat(url)))
+
+        def revive() -> None:
+            with storage.reaching(url):
+                reap(opened, storage.has_heartbeat(url))
+
+        status = supervise(tasks, revive)
     with storage.reaching(url):
         return _report(opened, args, url, status, total)
 
@@ -77,7 +85,8 @@ def supervise(tasks: Sequence[dict[str, Any]], revive: Callable[[], None]) -> in
             for a trial just when another has told that it failed and not yet queued it again.
 
     Returns:
-        0; 1 when a worker was lost; 2 when one gave up, which ends the others; 130 when interrupted.
+        0; 1 when a worker was lost; 2 when one gave up and 4 when one lost the storage, which both end the others; 130
+        when interrupted.
     """
     revive()
     running = {i: _start(task) for i, task in enumerate(tasks)}
@@ -97,8 +106,8 @@ def supervise(tasks: Sequence[dict[str, Any]], revive: Callable[[], None]) -> in
                         revive()
                         running[i] = _start({**tasks[i], "first": False})
                     elif code:
-                        status = max(status, code if code == 2 else 1)
-                if status == 2:
+                        status = max(status, code if code in FINAL else 1)
+                if status in FINAL:
                     break
     except KeyboardInterrupt:
         status = 130
@@ -198,7 +207,7 @@ def _report(opened: Any, args: argparse.Namespace, url: str, status: int, total:
         print(f"study {name}: other workers have the last {left} of {total} trials")
         return 0
     if left > 0:
-        why = "interrupted: " if status == 130 else ""
+        why = {StorageError.status: "the storage was out of reach: ", 130: "interrupted: "}.get(status, "")
         print(f"npexp: {why}{left} trials to go; the same command goes on", file=sys.stderr)
         return status or 1
     print(f"study {name}: {len(opened.trials)} trials in {hidden(url)}{best_line(opened)}")
@@ -244,10 +253,6 @@ def _terminated() -> Iterator[None]:
     finally:
         for which, handler in before.items():
             signal.signal(which, handler)
-
-
-def _shown(path: Path) -> str:
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _parser() -> Parser:

@@ -135,7 +135,8 @@ def _open(parser: Parser, words: Sequence[str]) -> tuple[argparse.Namespace, Stu
     """The arguments, and the study that they mean, as it is now.
 
     Raises:
-        ConfigError: no study is named, there is none of that name, or its storage cannot be reached.
+        ConfigError: no study is named, or there is none of that name.
+        Unreachable: its storage cannot be reached.
     """
     args = parser.read(words)
     if (args.study is None) == (args.config is None):

@@ -1,5 +1,6 @@
 """Where studies are kept: a file on one machine, or a server or a shared disk that several machines reach."""
 
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -15,12 +16,16 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from npexp.errors import ConfigError
+from npexp.errors import ConfigError, NPError, StorageError
 from npexp.sweep.stale import GRACE, INTERVAL, requeue
 
 KINDS = "sqlite:///FILE, postgresql://USER@HOST/DATABASE, journal:FILE or grpc://HOST:PORT"
 PATIENCE = 10  # seconds until a server that does not answer counts as unreachable
 LOCKED = 60  # seconds that a process waits for others to finish writing to a SQLite file
+
+
+class Unreachable(StorageError):
+    """A storage that cannot be reached, read or written."""
 
 
 def default_url(runs_dir: str | Path, study: str) -> str:
@@ -35,7 +40,8 @@ def open_storage(url: str) -> BaseStorage:
         url: one of `KINDS`; with a plain postgresql:// psycopg is the driver.
 
     Raises:
-        ConfigError: another kind, or it cannot be reached.
+        ConfigError: another kind, or its driver is not installed.
+        Unreachable: it cannot be reached.
     """
     kind, _, place = url.partition(":")
     with reaching(url), warnings.catch_warnings():
@@ -76,10 +82,13 @@ def reaching(url: str) -> Iterator[None]:
     """Turns every failure to reach the storage into one line.
 
     Raises:
-        ConfigError: it cannot be reached, read or written, or its driver is not installed.
+        ConfigError: its driver is not installed.
+        Unreachable: it cannot be reached, read or written.
     """
     try:
         yield
+    except NPError:
+        raise
     except ImportError as error:
         raise ConfigError(f"{hidden(url)} needs a driver ({error}): pip install 'npexp[sweep]'") from error
     except Exception as error:
@@ -87,8 +96,9 @@ def reaching(url: str) -> Iterator[None]:
         if not ours and not type(error).__module__.startswith("grpc"):
             raise
         cause = error.__cause__ or error
-        why = next(iter(str(cause).splitlines()), "") or type(cause).__name__
-        raise ConfigError(
+        said = cause.details() if hasattr(cause, "details") else str(cause)  # gRPC's own text is a page
+        why = next(iter(said.splitlines()), "") or type(cause).__name__
+        raise Unreachable(
             f"cannot use the storage {hidden(url)} ({why}): check that its server runs or its folder can be written; "
             "the same command goes on"
         ) from error
@@ -116,6 +126,7 @@ def hidden(url: str) -> str:
 
 
 def quiet() -> None:
-    """Leaves out Optuna's own messages: ours say the same in one line."""
+    """Leaves out what Optuna and gRPC say by themselves: ours says the same in one line."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # read when it is imported, with the first URL of its kind
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=ExperimentalWarning)

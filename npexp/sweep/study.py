@@ -138,7 +138,8 @@ def open_study(name: str, url: str, content: Mapping[str, Any]) -> tuple[optuna.
         content: the sweep as plain data; the study keeps it, for workers and readers.
 
     Raises:
-        ConfigError: the storage cannot be reached, or the study is of another sweep.
+        ConfigError: the study is of another sweep.
+        Unreachable: the storage cannot be reached.
     """
     sweep = parse(content, "sweep")
     storage = open_storage(url)
@@ -168,7 +169,8 @@ def load(study_name: str, storage: str) -> optuna.Study:
     """The study of that name in a storage given by its URL.
 
     Raises:
-        ConfigError: the storage cannot be reached, or has no such study.
+        ConfigError: the storage has no such study.
+        Unreachable: it cannot be reached.
     """
     opened = open_storage(storage)
     with reaching(storage):

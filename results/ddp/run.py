@@ -1,7 +1,7 @@
 """Trains one model on 1, 2 and 4 processes with the same global batch, and draws the loss curves.
 
-`python results/ddp/run.py` writes curves.csv and curves.png beside this file, and prints the largest differences.
-Minutes on two cores; every process computes on one thread.
+`python results/ddp/run.py` writes curves.csv and curves.png beside this file. Minutes on two cores; every process
+computes on one thread.
 """
 
 import csv
@@ -12,7 +12,6 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
@@ -59,15 +58,11 @@ CURVES = [
 ]
 
 
-class Found(NamedTuple):
-    """What a run has left: metrics by step, and its last weights."""
-
-    rows: dict[int, dict[str, float]]
-    weights: dict[str, torch.Tensor]
+Rows = dict[int, dict[str, float]]  # metrics by step
 
 
-def fit(curve: Curve, runs: str) -> Found:
-    """Trains with `npexp fit`."""
+def fit(curve: Curve, runs: str) -> Rows:
+    """What `npexp fit` logs."""
     name = curve.label.replace(", ", "_").replace(" ", "_")
     for part, processes in enumerate(curve.processes, 1):
         ddp = ["--config", "trainer/ddp", f"--trainer.devices={processes}"] if processes > 1 else []
@@ -76,38 +71,31 @@ def fit(curve: Curve, runs: str) -> Found:
         words += ["--ckpt_path=last"] if part > 1 else []
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run([sys.executable, "-m", "npexp", "fit", *words], check=True, env=environment, timeout=1800)
-    run = Path(runs, name, "0")
-    return Found(
-        read_rows(run / "metrics.csv"), torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-    )
+    return read_rows(Path(runs, name, "0", "metrics.csv"))
 
 
-def differences(one: Found, other: Found, key: str) -> dict[int, float]:
-    """How far a metric of two runs is apart, by step."""
-    return {step + 1: abs(row[key] - other.rows[step][key]) for step, row in one.rows.items() if key in row}
-
-
-def write(found: dict[str, Found]) -> None:
+def write(found: dict[str, Rows]) -> None:
     """One row per step: the loss of each run, and at each validation its score."""
     with (HERE / "curves.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["step", *(f"{key} on {label}" for key in (LOSS, SCORE) for label in found)])
         for step in range(STEPS):
-            table.writerow([step + 1, *(run.rows[step].get(key) for key in (LOSS, SCORE) for run in found.values())])
+            table.writerow([step + 1, *(run[step].get(key) for key in (LOSS, SCORE) for run in found.values())])
 
 
-def draw(found: dict[str, Found]) -> None:
+def draw(found: dict[str, Rows]) -> None:
     """The curves on top of each other, and below how far they are apart, where they are at all."""
     with rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.8), layout="constrained")
         above, below = figure.subplots(2, sharex=True, height_ratios=(3, 2))
         for i, curve in enumerate(CURVES):
             run, first = found[curve.label], f"1{', float64' * (curve.precision == '64-true')}"
-            loss = {step + 1: row[LOSS] for step, row in run.rows.items()}
+            loss = {step + 1: row[LOSS] for step, row in run.items()}
             if curve.precision == "32-true":
                 above.plot(*zip(*loss.items(), strict=True), curve.line, color=curve.color, lw=4 - i, label=curve.label)
             if curve.label != first:
-                apart = {step: gap for step, gap in differences(found[first], run, LOSS).items() if gap > 0}
+                gaps = {step + 1: abs(row[LOSS] - found[first][step][LOSS]) for step, row in run.items()}
+                apart = {step: gap for step, gap in gaps.items() if gap > 0}
                 below.plot(*zip(*apart.items(), strict=True), "o", markersize=3, color=curve.color, label=curve.label)
         above.set(ylabel="training loss\n(nats per target)")
         above.legend(title="processes", ncols=2)
@@ -117,19 +105,11 @@ def draw(found: dict[str, Found]) -> None:
 
 
 def main() -> None:
-    """Trains, writes, draws, and says how far the runs are apart at most."""
+    """Trains, writes and draws."""
     with tempfile.TemporaryDirectory() as runs:
         found = {curve.label: fit(curve, runs) for curve in CURVES}
     write(found)
     draw(found)
-    for curve in CURVES:
-        one, run = found[f"1{', float64' * (curve.precision == '64-true')}"], found[curve.label]
-        loss, score = (max(differences(one, run, key).values()) for key in (LOSS, SCORE))
-        gaps = torch.cat([(value - one.weights[key]).abs().flatten() for key, value in run.weights.items()])
-        print(
-            f"{curve.label}: loss {loss:.1e}, validation {score:.1e}, weights {gaps.max():.1e} at most and "
-            f"{gaps.square().mean().sqrt():.1e} in root mean square"
-        )
 
 
 if __name__ == "__main__":

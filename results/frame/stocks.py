@@ -2,14 +2,15 @@
 
     python results/frame/stocks.py stocks.csv
 
-scores the last value and says which `npexp fit` to run. It writes a row per month and share that was traded: the share
-and the three years (1990-1992, ...) as the task, the month as a date, and the logarithm of the price over that at the
-beginning of these years. The years are the group, so that none is in two parts: shares rise and fall together, and a
-split by share alone would give the test away.
+writes the table, scores the last value in walk.json beside this file, and says which `npexp fit` to run. The table has
+a row per month and share that was traded: the share and the three years (1990-1992, ...) as the task, the month as a
+date, and the logarithm of the price over that at the beginning of these years. The years are the group, so that none
+is in two parts: shares rise and fall together, and a split by share alone would give the test away.
 """
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -77,8 +78,7 @@ def main() -> None:
     table.to_csv(path, index=False)
     print(f"{path}: {len(table)} rows, {table.task.nunique()} tasks, {table.years.nunique()} groups")
     scores = random_walk(Frame(path, **SETTINGS))
-    cells = (f"{key} {scores[key]:.3f} ± {scores[f'{key}_sem']:.3f}" for key in ("loglik_marginal", "rmse", "crps"))
-    print("random walk, in the units of npexp test:", ", ".join(cells))
+    Path(__file__).with_name("walk.json").write_text(json.dumps({f"test/{k}": v for k, v in scores.items()}, indent=1))
     options = (f"--data.{key} {json.dumps(value).strip(chr(34))!r}" for key, value in SETTINGS.items())
     print(f"npexp fit --data.path {path} {' '.join(options)}")
 

@@ -31,12 +31,14 @@ WIRED = [(m, c) for m in MIXERS for c in checks.ALWAYS if m in DEFAULT or c not 
 
 
 @pytest.mark.parametrize(("mixer", "check"), WIRED, ids=[f"{'-'.join(m)}-{c.__name__}" for m, c in WIRED])
-def test_contract(mixer, check):
+def test_contract(mixer, check, request):
+    if check not in checks.TYPED:
+        request.getfixturevalue("untyped")
     check(tiny_mixer(*mixer))
 
 
 @pytest.mark.parametrize("mixer", MIXERS, ids=IDS)
-def test_sorted_entry(mixer):
+def test_sorted_entry(mixer, untyped):
     """Sorted, any mixer is invariant bit for bit; the unsorted check above is the one that proves symmetry."""
     model = tiny_mixer(*mixer, sort=True)
     checks.permutation_invariant(model, exact=True)
@@ -51,8 +53,10 @@ def test_every_parameter_learns_under_pre_norm(mixer):
 
 @pytest.mark.parametrize("check", units.ALWAYS, ids=lambda c: c.__name__)
 @pytest.mark.parametrize("mixer", CLASSES)
-def test_unit(mixer, check):
+def test_unit(mixer, check, request):
     """Two bare layers and tasks that outgrow default sizes."""
+    if check not in units.TYPED:
+        request.getfixturevalue("untyped")
     check(mixer)
 
 

@@ -14,7 +14,9 @@ from tests.contracts.checks import MODELS, tasks, tiny
 
 @pytest.mark.parametrize("check", checks.ALWAYS, ids=lambda c: c.__name__)
 @pytest.mark.parametrize("name", MODELS)
-def test_contract(name, check):
+def test_contract(name, check, request):
+    if check not in checks.TYPED:
+        request.getfixturevalue("untyped")
     check(tiny(name))
 
 
@@ -78,14 +80,18 @@ def test_states_of_two_models_do_not_merge():
 TRANSFORMERS = [name for name in MODELS if "sort" in inspect.signature(type(tiny(name))).parameters]
 
 
-@pytest.mark.parametrize("check", [*checks.ALWAYS, checks.chunks_do_not_matter], ids=lambda c: c.__name__)
-@pytest.mark.parametrize("location_range", [0.1, 1.0])
-def test_contract_of_located_latents(check, location_range):
-    check(tiny("cmanp", location_range=location_range))
+REPAIRED = {"offsets": True, "num_features": 8, "likelihood": None}
+EXACT = [checks.chunks_do_not_matter, checks.remove_undoes_update, checks.float64_states_serve_float32_models]
+
+
+@pytest.mark.parametrize("check", [*checks.ALWAYS, *EXACT], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("settings", [{"location_range": 0.1}, REPAIRED], ids=["near", "repaired"])
+def test_contract_of_repaired_cmanp(check, settings):
+    check(tiny("cmanp", **{"location_range": 1.0, **settings}))
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
-def test_contract_with_sorted_entry(name):
+def test_contract_with_sorted_entry(name, untyped):
     for check in checks.ALWAYS:
         check(tiny(name, sort=True))
 

@@ -334,6 +334,8 @@ def end_is_local(name: str) -> None:
         assert change[n - reach :].max() > 1e-6, "reaches no neighbour"
 
 
+TYPED = {pads_are_inert, small_contexts_work, precision_as_promised, states_belong_to_tasks}  # as in `checks`
+
 ALWAYS: list[Callable[[str], None]] = [
     order_as_declared,
     pads_are_inert,

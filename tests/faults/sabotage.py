@@ -1,7 +1,9 @@
 """Callbacks that make training fail; a test switches them on with `--trainer.callbacks+=`."""
 
+import errno
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +76,47 @@ class FillDisk(Callback):
             path = Path(trainer.default_root_dir, f"{self.name}.{os.getpid()}.part")
             path.parent.mkdir(exist_ok=True)
             path.symlink_to("/dev/full")
+
+
+class ReadOnly:
+    """Has this process's system calls treat a folder as one on a disk that was mounted read-only.
+
+    Python asks audit hooks before each of them, whichever library it is for. A hook stays; this one rests while no
+    folder is set.
+
+    Attributes:
+        below: the folder; None for none.
+        refused: how many attempts to write there were.
+    """
+
+    CHANGES = "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.truncate", "os.utime", "os.chmod"
+
+    def __init__(self):
+        self.below: str | None = None
+        self.refused = 0
+        sys.addaudithook(self.hook)
+
+    def hook(self, event: str, args: tuple[Any, ...]) -> None:
+        if self.below is None or not (event in self.CHANGES or (event == "open" and args[2] & os.O_ACCMODE)):
+            return
+        paths = [os.path.realpath(os.fsdecode(path)) for path in args[:2] if isinstance(path, (str, bytes, Path))]
+        if any(path.startswith(self.below) for path in paths):
+            self.refused += 1
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), paths[0])
+
+
+class ReadOnlyDisk(Callback):
+    """Makes the run folder read-only, from a step on.
+
+    Args:
+        step: which one.
+    """
+
+    disk: ReadOnly  # set by the test, which has to give the folder back
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            self.disk.below = os.path.realpath(trainer.default_root_dir)

@@ -10,8 +10,17 @@ from npexp.files import whole_file
 from npexp.loggers import Board, MetricsFile
 from npexp.run_files import read_rows
 from tests.faults.conftest import same
+from tests.faults.sabotage import ReadOnly, ReadOnlyDisk
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*PEP 484 type hint.* deprecated by PEP 585")
+
+
+@pytest.fixture
+def read_only():
+    """What `sabotage.ReadOnlyDisk` switches on."""
+    disk = ReadOnlyDisk.disk = ReadOnly()
+    yield disk
+    disk.below = None
 
 
 def one_line(capsys) -> str:
@@ -59,8 +68,7 @@ def test_a_full_disk(here, unbroken, capsys, name):
     assert here.rows() == unbroken.rows()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard writes in a thread
-def test_a_full_disk_for_the_board(tmp_path):
+def test_a_full_disk_for_the_board(tmp_path, capfd):
     board = Board(tmp_path, "run", 0)
     board.log_metrics({"a": 1.0}, 0)
     board.save()
@@ -75,6 +83,20 @@ def test_a_full_disk_for_the_board(tmp_path):
         writer.join(timeout=10)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert capfd.readouterr().err == ""  # TensorBoard writes in a thread, which leaves the word to us
+
+
+def test_a_disk_that_turns_read_only(here, unbroken, capfd, read_only):
+    """As a system does to a disk with errors: from one step on nothing can be written, whoever tries."""
+    assert here.fit(sabotage="ReadOnlyDisk", step=6) == StorageError.status == 4
+    said = one_line(capfd)
+    assert f"cannot write {here.run}" in said and "(Read-only file system): make room or" in said
+    assert said.endswith("npexp fit --ckpt_path runs/tiny/0") and here.steps() == 5 and read_only.refused
+
+    read_only.below = None
+    assert here.npexp("fit", "--ckpt_path", "runs/tiny", "--trainer.callbacks=null") == 0
+    assert same(here.weights(), unbroken.weights())
+    assert here.rows() == unbroken.rows()
 
 
 def test_a_folder_that_cannot_be_written(here, capsys):

@@ -1,4 +1,4 @@
-"""A fit killed at random moments, again and again, ends where the unbroken one does."""
+"""A fit killed at random moments, again and again, ends where the unbroken one does; `test_resume` kills one once."""
 
 import os
 import random
@@ -10,7 +10,7 @@ import pytest
 from tests.faults.conftest import Folder, gone, running, saves
 from tests.faults.outcome import keep, parse_all, weights_hash
 
-FEW, MANY = 2, 20
+KILLS = 20
 LIMIT = 300  # seconds for a run to end
 
 
@@ -61,19 +61,10 @@ def kill_again_and_again(tmp_path, kills, processes):
     }
 
 
-def check(found):
-    assert found["same_weights"] and found["wrong_rows"] == 0, found
-
-
-@pytest.mark.slow
-def test_killed_a_few_times(tmp_path):
-    check(kill_again_and_again(tmp_path, FEW, processes=1))
-
-
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_many_times(tmp_path, processes):
-    found = kill_again_and_again(tmp_path, MANY, processes)
+    found = kill_again_and_again(tmp_path, KILLS, processes)
     keep(f"fit on {processes}", found)
-    check(found)
+    assert found["same_weights"] and found["wrong_rows"] == 0, found

@@ -96,15 +96,16 @@ def test_a_thousand_single_updates_equal_one_encoding():
 
 
 DRIFT = """
-import torch, npexp
+import sys, torch, npexp
+n = int(sys.argv[1])
 torch.manual_seed(0)
 small = dict(dz=16, num_layers=1, num_heads=2, dim_feedforward=16, num_latents=8, num_block_latents=8)
 model = npexp.build("cmanp", dx=1, dy=1, **small)  # float32, latents with places
 predictor, xt, window = npexp.Predictor(model), torch.linspace(-2, 2, 40), 50
-x = 4 * torch.rand(window + 10_000, generator=torch.Generator().manual_seed(1)) - 2
+x = 4 * torch.rand(window + n, generator=torch.Generator().manual_seed(1)) - 2
 y, worst = (3 * x).sin(), 0.0
 state = predictor.condition(x[:window], y[:window])
-for i in range(10_000):
+for i in range(n):
     state = predictor.update(state, x[window + i : window + i + 1], y[window + i : window + i + 1])
     state = predictor.remove(state, x[i : i + 1], y[i : i + 1])
     if i % 500 == 499:
@@ -116,11 +117,12 @@ print(worst)
 """
 
 
-@pytest.mark.slow
-def test_ten_thousand_insertions_and_removals_leave_no_trace():
+@pytest.mark.parametrize("n", [1_000, pytest.param(10_000, marks=pytest.mark.faults)])
+def test_insertions_and_removals_leave_no_trace(n):
     """A window over a stream, conditioned at once, then point by point; without type checks, which take longer."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", DRIFT], capture_output=True, text=True, env=env)
+    command = [sys.executable, "-c", DRIFT, str(n)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=500)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 1e-4
 

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from npexp.errors import ConfigError, NPError
 from npexp.sweep.command import sweep
+from npexp.sweep.storage import Unreachable, open_storage
 from npexp.sweep.study import load, open_study
 from tests.sweep.fakes import FAKE, attempts, content, queue
 from tests.sweep.servers import grpc_proxy, postgres
@@ -30,8 +31,6 @@ def storage(request, tmp_path):
         with postgres() as url:
             yield url
     elif request.param == "grpc":
-        from npexp.sweep.storage import open_storage
-
         with grpc_proxy(open_storage(f"journal:{tmp_path / 'behind.journal'}")) as url:
             yield url
     else:
@@ -49,7 +48,9 @@ def words(folder, url=None, workers=1, **changes):
 
 def start(*args, **kwargs):
     """`npexp sweep` over fake trials as a process."""
-    code = f"import sys; from npexp.sweep.command import sweep; sys.exit(sweep({words(*args, **kwargs)}, {FAKE}))"
+    given = words(*args, **kwargs)
+    code = "import sys; from npexp import cli; from npexp.sweep import command; sweep = command.sweep; "
+    code += f"command.sweep = lambda words: sweep(words, {FAKE}); sys.exit(cli.main(['sweep', *{given}]))"
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -161,6 +162,28 @@ def test_the_same_command_goes_on_after_it_was_ended(tmp_path, end):
     assert (
         f"study fake: {len(trials)} trials in {url}; best " in out and f"npexp sweep best fake --storage {url};" in out
     )
+
+
+@pytest.mark.parametrize("server", ["grpc", pytest.param("postgresql", marks=pytest.mark.faults)])
+def test_a_server_that_dies_ends_the_sweep_with_one_line_and_the_trials_go_on_later(tmp_path, server):
+    behind = f"journal:{tmp_path / 'behind.journal'}"
+    options = {"workers": 2, "trials": 2, "enqueue": queue(3.0, 4.0), "overrides": {"does": "waits at first"}}
+    with grpc_proxy(open_storage(behind)) if server == "grpc" else postgres() as url:
+        process = start(tmp_path, url, **options)
+        for number in (0, 1):
+            path = tmp_path / f"runs/fake/trial_{number:04d}/0/reports.jsonl"
+            wait_for(lambda path=path: path.read_text(), "a report")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == Unreachable.status == 4
+    assert err.startswith(f"npexp: cannot use the storage {url} (") and "onnect" in err
+    assert err.endswith("check that its server runs or its folder can be written; the same command goes on\n")
+    assert err.count("\n") == 1
+    for number in (0, 1):
+        ((pid, _),) = attempts(tmp_path, number)
+        wait_for(lambda pid=pid: gone(pid), "the end of a trial")
+    if server == "grpc":  # what it had told the journal is still there
+        assert sweep(words(tmp_path, behind, **options), FAKE) == 0
+        assert sorted(trial.value for trial in load("fake", behind).trials if trial.state == COMPLETE)[:2] == [3.0, 4.0]
 
 
 def test_settings_that_fit_refuses_are_found_before_the_first_trial(tmp_path):

@@ -1,4 +1,4 @@
-"""A sweep as a user runs it: `npexp fit` on two processes per trial, one of three pruned, and nothing left behind."""
+"""A sweep as a user runs it: `npexp fit` on two processes per trial, one of two pruned, and nothing left behind."""
 
 import os
 import subprocess
@@ -26,10 +26,10 @@ SWEEP = {
     "metrics": ["val/loglik_joint"],
     "directions": ["maximize"],
     "space": {RATE: {"class_path": "FloatDistribution", "init_args": {"low": 1e-7, "high": 1e-2, "log": True}}},
-    "enqueue": [{RATE: 1e-3}, {RATE: 1e-7}, {RATE: 2e-3}],
+    "enqueue": [{RATE: 1e-3}, {RATE: 1e-7}],
     "pruner": {"class_path": "ThresholdPruner", "init_args": {"lower": -1.03, "n_warmup_steps": 40}},
     "constraints": {"perf/peak_memory_mb": 1e6},
-    "trials": 3,
+    "trials": 2,
 }
 
 
@@ -49,7 +49,7 @@ def test_trials_train_on_two_processes_and_a_hopeless_one_is_stopped(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     trials = load("real", f"sqlite:///{tmp_path}/runs/real/study.db").trials
-    assert [trial.state for trial in trials] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.COMPLETE]
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE, TrialState.PRUNED]
     for trial in trials:
         folder = tmp_path / "runs" / trial.user_attrs["folder"]
         heard = {report["step"]: report["metrics"]["val/loglik_joint"] for report in reports(folder)}

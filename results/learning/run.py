@@ -1,6 +1,6 @@
 """How far each variant gets on 1-D RBF Gaussian processes in the computing time of 8,000 CNP steps on one thread.
 
-    OMP_NUM_THREADS=1 python results/learning.py [--cnp_steps 8000] [--only NAME ...] [--table FILE]
+    OMP_NUM_THREADS=1 python results/learning/run.py [--cnp_steps 8000] [--only NAME ...] [--table FILE]
 
 The training step of every `conf/experiment/gp_rbf_*.yaml` is timed in turns with CNP's, so that other work on the
 machine slows both alike; then the variant is trained for as many steps as fit, with its cosine schedule over just
@@ -26,7 +26,7 @@ from npexp.objectives import OBJECTIVES
 from npexp.training_cli import make_cli
 
 HERE = Path(__file__).parent
-EXPERIMENTS = HERE.parent / "conf" / "experiment"
+EXPERIMENTS = HERE.parents[1] / "conf" / "experiment"
 NPEXP = [sys.executable, "-m", "npexp"]
 COLUMNS = ["model", "parameters", "steps", "step_in_cnp_steps", "loglik_joint", "loglik_joint_sem"]
 COLUMNS += ["loglik_marginal", "loglik_marginal_sem", "oracle_gap_marginal", "oracle_gap_joint"]
@@ -35,7 +35,7 @@ COLUMNS += ["loglik_marginal", "loglik_marginal_sem", "oracle_gap_marginal", "or
 def run(*command: str) -> str:
     """Output of a command on one thread, which must succeed."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE.parent)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE.parents[1])
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stderr[-3000:]}")
     return done.stdout
