@@ -272,7 +272,7 @@ def test_a_folder_that_cannot_be_made_is_refused(here, capsys, place):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--ckpt_path=last"], "give a .ckpt file or a run folder"),
+        (["--ckpt_path=last"], "unknown run, checkpoint or pretrained model 'last'"),
         (["--ckpt_path=empty"], "empty has no checkpoint best.ckpt; train first"),
         (["--ckpt_path=empty", "--out=/proc/x/out.csv"], "cannot write --out /proc/x/out.csv"),
         (["--ckpt_path=empty", "--out=out.txt"], "expected --out to be a .csv, .parquet or .npz file"),

@@ -53,10 +53,6 @@ def text() -> str:
             for name, row in models.items()
         ],
     )
-    missing = markdown(
-        ["model", "context", "why"],
-        [[f"`{row['model']}`", f"{int(row['context']):,}", row["why_not"]] for row in rows if row["why_not"]],
-    )
     parts = {
         "Nats per target below the exact log-likelihood": by_size(rows, lambda row: plus_minus(row, "gap")),
         "Log-likelihood per target": by_size(rows, lambda row: plus_minus(row, "loglik")),
@@ -64,8 +60,10 @@ def text() -> str:
         "Processor seconds of a prediction": by_size(rows, lambda row: number(row["seconds"])),
         "Peak memory of a prediction, MiB": by_size(rows, lambda row: number(row["peak_mib"])),
         "Training": training,
-        "Not run": missing,
     }
+    if missing := [row for row in rows if row["why_not"]]:
+        lines = [[f"`{row['model']}`", f"{int(row['context']):,}", row["why_not"]] for row in missing]
+        parts["Not run"] = markdown(["model", "context", "why"], lines)
     return "\n".join(f"# {title}\n\n{table}" for title, table in parts.items())
 
 
