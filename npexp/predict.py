@@ -61,6 +61,7 @@ class Predictor:
                 f"expected a NeuralProcess, got {type(model).__name__}: npexp.build makes one from a name"
             )
         self.model = model.eval().to(_device(device))
+        self._modules = tuple(model.modules())
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
         self.scaling = None if scaling is None else Scaling.make(scaling, model.dx, model.dy)
@@ -225,7 +226,9 @@ class Predictor:
         """What makes states: the model, or its copy in float64 where points can be taken out again."""
         if self.model.remove_rule != "exact" or self.dtype == torch.float64 or self.device.type == "mps":
             return self.model
-        weights = [(p.data_ptr(), _version(p)) for p in (*self.model.parameters(), *self.model.buffers())]
+        # At each update: `parameters()` and `buffers()` would take four times as long, to make names and drop doubles.
+        owned = (t for m in self._modules for t in (*m._parameters.values(), *m._buffers.values()) if t is not None)
+        weights = [(t.data_ptr(), _version(t)) for t in owned]
         if self._copy is None or self._copy[0] != weights:
             self._copy = weights, copy.deepcopy(self.model).double()
             self._copy[1].chunk_size = max(1, self.model.chunk_size // 2)  # for as many bytes
