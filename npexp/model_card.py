@@ -54,10 +54,11 @@ npexp fit --config pretrained/{name}/{training} --name {name}
 Nats per target and output, ± one standard error. {units}
 
 {scores}
-By the number of context points, on the test set:
+On `test` by the number of context points, {law}:
 
 {by_context}
-`{command}`, npexp {revision}, {versions}, {device}. [{results_file}]({results_file}) has all metrics.
+Measured by `{command}` at revision {revision}; {versions}; {device}.
+[{results_file}]({results_file}) has all metrics.
 
 ## State
 
@@ -87,6 +88,7 @@ def card(folder: Path) -> str:
         units=_units(predictor.scaling),
         scores=_scores(results),
         by_context=_by_context(results),
+        law=KINDS["joint" if results["likelihood"] == "joint" else "marginal"],
         results_file=RESULTS,
         state=_state(model),
         limits="\n".join(f"* {sentence}" for sentence in limits),

@@ -5,7 +5,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 PR_SET_PDEATHSIG = 1  # of Linux, <sys/prctl.h>
 OBSERVER = "lightning.fabric.strategies.launchers.subprocess_script"  # ends a run whose process has died
@@ -20,6 +22,24 @@ def end_with_parent() -> None:
     """Has the system kill this process when the one that started it ends, on Linux; elsewhere it lives on."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextmanager
+def hearing(hear: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Has a function called in place of what Ctrl-C, SIGTERM and SIGHUP do.
+
+    The second is how schedulers end a job, the third comes from a terminal that is closed. A signal that is ignored, as
+    nohup has it, stays so.
+    """
+    found = {which: signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {which: handler for which, handler in found.items() if handler != signal.SIG_IGN}
+    for which in before:
+        signal.signal(which, hear)
+    try:
+        yield
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
 
 
 def lost_contact(error: BaseException) -> bool:

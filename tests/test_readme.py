@@ -31,6 +31,8 @@ def shorter(words, steps):
     if words[0] == "bench" and "--compare" not in words:
         fewer = [re.sub(r"64,.*", "8", word) for word in words if word != "tnp"]
         return [*fewer, "--modes", "encode", "--repeats", "3"]
+    if words[0] == "table":  # `tests/experiments` trains
+        return [*words, "--list"]
     if words[0] not in ("fit", "test"):
         return words
     fewer = (

@@ -6,31 +6,35 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from npexp.commands import Parser
 from npexp.config import conf_dir
-from npexp.errors import ConfigError, UnknownNameError, at_least
-from npexp.experiments.page import chapters, write
+from npexp.errors import ConfigError, UnknownNameError, at_least, positive
+from npexp.experiments.page import TABLE, chapters, write
 from npexp.experiments.plan import Cell, Plan, cells, names, read
 from npexp.experiments.run import Bench
 from npexp.files import whole_file
+from npexp.processes import hearing
 from npexp.run_files import RESULTS
-from npexp.sweep.command import gpus, share
-from npexp.sweep.trial import Slot
+from npexp.sweep.slots import gpus, share
+
+OF_TRAININGS = ("rows", "seeds", "minutes", "write")  # options that say nothing about tables which scripts make
 
 
 def table(words: Sequence[str]) -> int:
     """Works on a table, lists its cells, or writes the chapters.
 
     Returns:
-        0; 1 when cells are missing in the end; 130 when interrupted.
+        0; 1 when cells are missing in the end; 128 and the number of the signal when interrupted.
     """
     args = _parser().read(words)
     results, runs = Path(args.results), Path(args.runs_dir)
+    if args.name is None and not names():
+        raise ConfigError("tables come with a checkout, in its folder experiments/: run npexp there, or give a file")
     if args.chapters is not None:
         if args.name is not None:
             raise ConfigError(f"--chapters writes those of all tables: leave out {args.name}")
@@ -38,26 +42,31 @@ def table(words: Sequence[str]) -> int:
         with whole_file(args.chapters) as file:
             file.write(text)
         return 0
+    given = [f"--{name}" for name in OF_TRAININGS if getattr(args, name) not in (None, False)]
     if args.name is None:
+        if given:
+            raise ConfigError(f"{given[0]} is about one table: give its name, one of {', '.join(names())}")
         for name in names():
-            print(f"{name:<14} {summary(read(name), name, results)}")
+            plan = read(name)
+            print(f"{name:<14} {summary(plan, name, results):<18} {plan.title}")
         return 0
     plan, name = read(args.name), Path(args.name).stem
     if plan.commands:
-        return _scripts(plan)
+        if given:
+            raise ConfigError(f"{name} is made by scripts, of which {given[0]} says nothing: leave it out")
+        return _list_pages(plan, results) if args.list else _scripts(plan)
     wanted = _chosen(cells(plan, name), args.rows, args.seeds)
-    slots = [Slot(*fields) for fields in share(at_least("--workers", args.workers, 1), 1, gpus())]
+    minutes = None if args.minutes is None else positive("--minutes", args.minutes)
+    slots = share(at_least("--workers", args.workers, 1), 1, gpus())
     benches = [Bench(results, runs, slot, say) for slot in slots]
-    status = 0
     if args.list:
         for cell in wanted:
             print(f"{cell!s:<40} {benches[0].state(cell)}")
         return 0
-    if not args.write:
-        status = work(benches, wanted, args.minutes)
+    status = 0 if args.write else work(benches, wanted, minutes)
     if any(benches[0].done(cell) for cell in cells(plan, name)):
         write(plan, name, results)
-        print(f"{results / name / 'table.md'}: {summary(plan, name, results)}")
+        print(f"{results / name / TABLE}: {summary(plan, name, results)}")
     return status
 
 
@@ -69,8 +78,12 @@ def work(benches: Sequence[Bench], wanted: Sequence[Cell], minutes: float | None
         wanted: the cells.
         minutes: after which to stop; None is never.
     """
-    stop, free = threading.Event(), list(benches)
+    stop, free, heard = threading.Event(), list(benches), list[int]()
     clock = threading.Timer(60 * minutes, stop.set) if minutes is not None else None
+
+    def hear(number: int, _: Any) -> None:
+        heard.append(number)
+        stop.set()
 
     def one(cell: Cell) -> bool:
         bench = free.pop()
@@ -79,7 +92,7 @@ def work(benches: Sequence[Bench], wanted: Sequence[Cell], minutes: float | None
         finally:
             free.append(bench)
 
-    with _interrupting(stop) as heard, ThreadPoolExecutor(len(benches)) as pool:
+    with hearing(hear), ThreadPoolExecutor(len(benches)) as pool:
         if clock is not None:
             clock.start()
         try:
@@ -98,7 +111,7 @@ def summary(plan: Plan, name: str, results: Path) -> str:
         return f"{there} of {len(plan.pages)} pages"
     wanted = cells(plan, name)
     done = sum((results / cell.place / RESULTS).is_file() for cell in wanted)
-    return f"{done} of {len(wanted)} cells, {len(plan.rows)} rows"
+    return f"{done} of {len(wanted)} cells"
 
 
 def say(line: str) -> None:
@@ -106,21 +119,11 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-@contextmanager
-def _interrupting(stop: threading.Event) -> Iterator[list[int]]:
-    """Has Ctrl-C and SIGTERM stop the workers; the signals that came."""
-    heard: list[int] = []
-
-    def hear(number: int, _: object) -> None:
-        heard.append(number)
-        stop.set()
-
-    before = {which: signal.signal(which, hear) for which in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield heard
-    finally:
-        for which, handler in before.items():
-            signal.signal(which, handler)
+def _list_pages(plan: Plan, results: Path) -> int:
+    """Says which of the pages that a table's commands write are there."""
+    for page in plan.pages:
+        print(f"{page:<40} {'written' if (results / page).is_file() else 'missing'}")
+    return 0
 
 
 def _scripts(plan: Plan) -> int:
@@ -129,7 +132,9 @@ def _scripts(plan: Plan) -> int:
         say(command)
         program, *rest = shlex.split(command)
         program = sys.executable if program == "python" else program
-        done = subprocess.run([program, *rest], cwd=conf_dir().parent, env={"OMP_NUM_THREADS": "1", **os.environ})
+        environment = {"OMP_NUM_THREADS": "1", **os.environ}
+        with hearing(signal.default_int_handler):  # a script does not outlive the command
+            done = subprocess.run([program, *rest], cwd=conf_dir().parent, env=environment)
         if done.returncode:
             return done.returncode
     return 0
@@ -139,12 +144,15 @@ def _chosen(found: Sequence[Cell], rows: Sequence[str] | None, seeds: Sequence[i
     """The cells of these rows and seeds.
 
     Raises:
-        UnknownNameError: a row that the table does not have.
+        UnknownNameError: a row or a seed that the table does not have.
     """
-    having = list(dict.fromkeys(cell.row for cell in found))
-    for row in rows or ():
-        if row not in having:
-            raise UnknownNameError("row", row, having)
+    for kind, asked, having in (
+        ("row", rows, dict.fromkeys(cell.row for cell in found)),
+        ("seed", seeds, dict.fromkeys(cell.seed for cell in found)),
+    ):
+        for one in asked or ():
+            if one not in having:
+                raise UnknownNameError(kind, str(one), map(str, having))
     return [cell for cell in found if (rows is None or cell.row in rows) and (seeds is None or cell.seed in seeds)]
 
 
@@ -156,17 +164,23 @@ def _way(page: str, results: Path) -> str:
 def _parser() -> Parser:
     parser = Parser(
         "table",
-        "Runs what is missing of a table of recipes and seeds, experiments/NAME.yaml: each cell a training and a test, "
-        "runs/NAME/ROW/SEED; then writes results/NAME/table.md. The same command goes on where it was, and may run on "
-        "several machines that share the folders. Without NAME it says how far the tables are.",
+        "Runs what is missing of a table of recipes and seeds, experiments/NAME.yaml: each cell a training and a test "
+        "in runs/NAME/ROW/SEED; then writes results/NAME/table.md. After Ctrl-C the same command goes on where it was; "
+        "several may run at once, also on machines that share the folders. Without NAME: how far the tables are.",
     )
     add = parser.add_argument
     add("name", nargs="?", metavar="NAME", help="a table, such as gp_1d, or a file")
     add("--rows", nargs="+", metavar="ROW", help="only these")
     add("--seeds", nargs="+", type=int, metavar="S", help="only these")
-    add("--workers", type=int, default=1, metavar="W", help="cells at once; a GPU each; default: %(default)s")
-    add("--minutes", type=float, metavar="M", help="stop after so many; trainings go on from their checkpoints later")
-    add("--list", action="store_true", help="how far each cell is")
+    add(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="W",
+        help="cells at once, a GPU each where there are any; default: %(default)s",
+    )
+    add("--minutes", type=float, metavar="M", help="stop after so many; the same command goes on later")
+    add("--list", action="store_true", help="only say how far each cell is")
     add("--write", action="store_true", help="only write the table from what is there")
     add("--chapters", metavar="FILE", help="write the chapters on all tables, such as docs/experiments.md")
     add("--results", default="results", metavar="DIR", help="the folder of all results; default: %(default)s")

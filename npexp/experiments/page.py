@@ -8,7 +8,7 @@ from npexp.experiments.plan import Plan, cells
 from npexp.files import whole_file
 from npexp.report.figures import cost_figure
 from npexp.report.finished import Finished, Row
-from npexp.report.formats import to_markdown
+from npexp.report.formats import span, to_markdown
 from npexp.report.summary import EXACT, Block, blocks
 from npexp.run_files import RESULTS
 from npexp.tables import plus_minus
@@ -16,7 +16,7 @@ from npexp.tables import plus_minus
 TABLE, FIGURE = "table.md", "cost-{}.png"  # in a table's folder of results; the latter for a family of tasks
 NUMBER = re.compile(r"\{([^{}.@]+)\.(\w+)(?:@(\w+))?\}")
 MISSING = "(not run yet)"
-WORDS = {"exact": EXACT}  # short names of rows in texts
+CEILINGS = {"factorised": "exact", "joint": "exact_joint"}  # what texts call the exact posterior of a block
 ONE_FIGURE = 3  # models, with fewer of which there is nothing to draw
 
 INTRODUCTION = """\
@@ -103,22 +103,26 @@ def chapters(plans: Mapping[str, Plan], results: Path, root: str) -> str:
 
 
 def numbers(found: Sequence[Block]) -> dict[tuple[str, str, str], str]:
-    """What texts may quote, by row, column and test set; "" stands for the first test set of a row."""
+    """What texts may quote, by row, column and test set; "" stands for the first test set of a row.
+
+    The exact posterior is the row `exact` among factorised likelihoods, `exact_joint` among joint ones.
+    """
     known: dict[tuple[str, str, str], str] = {}
     for block in found:
         for line in block.lines:
             cells = {key: plus_minus(*estimate) for key, estimate in line.cells.items()}
             if line.runs:
-                cells |= {key: f"{line.runs[0].facts[key]:,}" for key in ("steps", "parameters")}
+                cells |= {key: span([run.facts[key] for run in line.runs]) for key in ("steps", "parameters")}
+            row = CEILINGS[block.kind] if line.label == EXACT else line.label
             for key, text in cells.items():
-                known.setdefault((line.label, key, ""), text)
-                known[line.label, key, block.test_set] = text
+                known.setdefault((row, key, ""), text)
+                known[row, key, block.test_set] = text
     return known
 
 
 def _key(match: re.Match[str]) -> tuple[str, str, str]:
     row, column, test_set = match.groups()
-    return WORDS.get(row, row), column, test_set or ""
+    return row, column, test_set or ""
 
 
 def _provenance(plan: Plan, name: str, families: Mapping[str, Sequence[Row]]) -> str:
@@ -140,6 +144,8 @@ def _provenance(plan: Plan, name: str, families: Mapping[str, Sequence[Row]]) ->
 
 
 def _included(page: Path, root: str) -> str:
-    """A page of results inside a chapter: without its title, its links from where the chapter stands."""
+    """A page of results inside a chapter, where it is there: without its title, its links from the chapter's place."""
+    if not page.is_file():
+        return MISSING
     text = re.sub(r"\A# .*\n", "", page.read_text())
     return re.sub(r"\]\((?!http|#|/)", f"]({root}/{page.parent.name}/", text).replace("\n## ", "\n### ")

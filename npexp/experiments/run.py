@@ -12,13 +12,15 @@ from pathlib import Path
 from npexp.config import flatten, read_config, words
 from npexp.exchange import RESULT
 from npexp.experiments.plan import Cell, contradictions
-from npexp.files import whole_file
+from npexp.files import whole_file, writing
 from npexp.run_files import METRICS, RESULTS
-from npexp.sweep.trial import DONE, FIT, Slot, run
+from npexp.sweep.slots import Slot
+from npexp.sweep.trial import DONE, FIT, run
 
 TEST = (sys.executable, "-m", "npexp", "test")
 QUIET = {"trainer.enable_progress_bar": False}
 POLL = 1.0  # seconds between two looks at a training
+GRACE = 120.0  # seconds for its last step, a validation where one is due, and a checkpoint
 KEPT_ROWS = 100  # of training metrics; those of validations are kept all
 LOG = "output.log"
 
@@ -56,21 +58,21 @@ class Bench:
         return (self.results / cell.place / RESULTS).is_file()
 
     def state(self, cell: Cell) -> str:
-        """A cell in a word or two: done, trained, its steps so far, or nothing."""
+        """A cell in a word or two: done, trained, its steps so far, or not begun."""
         if self.done(cell):
             differs = contradictions(cell, flatten(read_config(self.results / cell.place / "config.yaml")))
             return f"done, but with {', '.join(differs)}" if differs else "done"
         folder = self.runs / cell.place
         if (folder / RESULT).is_file():
             return "trained"
-        return f"{last_step(folder):,} steps" if (folder / METRICS).is_file() else ""
+        return f"{last_step(folder):,} steps" if (folder / METRICS).is_file() else "not begun"
 
     def work(self, cell: Cell, stop: threading.Event) -> bool:
         """Trains and tests a cell, unless another command does; whether its result is there.
 
         Args:
             cell: the cell.
-            stop: set to end soon; the training goes on from its last checkpoint another time.
+            stop: set to end soon: after a checkpoint, from which the training goes on another time.
         """
         folder = self.runs / cell.place
         with locked(folder.with_name(f"{folder.name}.lock")) as free:
@@ -78,27 +80,30 @@ class Bench:
                 self.say(f"{cell}: another command works on it")
                 return False
             if self.done(cell):
+                if (state := self.state(cell)) != DONE:
+                    self.say(f"{cell}: {state}: delete {self.results / cell.place} and {folder} to have it done again")
                 return True
             try:
                 why = self._train(cell, folder, stop) or self._measure(cell, folder, stop)
             except Stopped:
-                self.say(f"{cell}: interrupted after {self.state(cell) or '0 steps'}")
+                self.say(f"{cell}: interrupted: {self.state(cell)}")
                 return False
-        if why:
-            self.say(f"{cell}: failed: {why}; see {folder.parent / LOG}")
-            return False
-        keep(folder, self.results / cell.place)
+            if why:
+                self.say(f"{cell}: failed: {why}; see {folder.parent / LOG}")
+                return False
+            keep(folder, self.results / cell.place)
         self.say(f"{cell}: done")
         return True
 
     def _train(self, cell: Cell, folder: Path, stop: threading.Event) -> str:
         """Trains, from the last checkpoint where there is one; what went wrong."""
+        if (folder / RESULT).is_file():
+            return ""
         checkpoint = folder / "checkpoints" / "last.ckpt"
         start = [f"--ckpt_path={checkpoint}"] if checkpoint.is_file() else []
         if not start and folder.is_dir():
             shutil.rmtree(folder)  # it was killed before its first checkpoint
-        if not (folder / RESULT).is_file():
-            self.say(f"{cell}: trains{f' on from step {last_step(folder):,}' if start else ''}")
+        self.say(f"{cell}: trains{' on from its last checkpoint' if start else ''}")
         names = [f"--runs_dir={self.runs}", f"--name={cell.table}/{cell.row}", f"--version={cell.seed}"]
         layers = [word for name in cell.configs for word in ("--config", name)]
         settings = {**QUIET, "figures.num_tasks": 0, **self.slot.settings(), **cell.fit, "seed_everything": cell.seed}
@@ -108,7 +113,7 @@ class Bench:
                 raise Stopped
 
         command = [*self.fit, *layers, *words(settings), *names, *start]
-        outcome = run(command, folder, self.slot, lambda report: False, tick, POLL)
+        outcome = run(command, folder, self.slot, lambda report: False, tick, POLL, GRACE)
         return "" if outcome.status == DONE else outcome.why.removeprefix("npexp: ")
 
     def _measure(self, cell: Cell, folder: Path, stop: threading.Event) -> str:
@@ -120,7 +125,12 @@ class Bench:
         with (folder.parent / LOG).open("ab") as log:
             start = log.tell()
             with subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=self.slot.environment()
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self.slot.environment(),
+                start_new_session=True,  # Ctrl-C is for this process: a test that ends by it would count as failed
             ) as process:
                 while process.poll() is None:
                     if stop.wait(POLL / 10):
@@ -160,8 +170,9 @@ def keep(run: Path, place: Path) -> None:
         run: the run folder.
         place: where to; the scores come last, for they say that a cell is done.
     """
-    place.mkdir(parents=True, exist_ok=True)
-    shutil.copy(run / "config.yaml", place)
+    with writing(place):
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(run / "config.yaml", place)
     header, *rows = (run / METRICS).read_text().splitlines()
     wanted = header.split(",").index("val/loglik_joint") if "val/loglik_joint" in header.split(",") else None
     stride = max(1, len(rows) // KEPT_ROWS)

@@ -14,10 +14,14 @@ from npexp.tables import markdown, plus_minus
 CAPTION = (
     "Log-likelihoods in nats per target and output; ± is the standard error over training seeds; where there is one "
     "seed, and for the exact posterior, it is over batches of test tasks, which all models share. Bold: the best of a "
-    "block, and those no further from it than the standard error of the difference, which is over the same test tasks "
-    "where both have one seed and else that of independent seeds; npexp report --diff tests two runs. Training is the "
-    "time of its steps alone, as logged."
+    "block, and those no further from it than the standard error of the difference, {}. Training is the time of its "
+    "steps alone, as logged."
 )
+PAIRED = (
+    "which is over the same test tasks where both have one seed and else that of independent seeds; npexp report "
+    "--diff tests two runs"
+)
+UNPAIRED = "taken as if errors were independent, since the scores of single tasks are not kept with these results"
 GAPS = (
     " The exact posterior knows the law and the hyperparameters of each task, which models have to infer; the gap to "
     "it is taken task by task."
@@ -52,7 +56,10 @@ ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
 def caption(blocks: Sequence[Block]) -> str:
     """What the numbers mean."""
     known = [row for block in blocks for line in block.lines for row in line.published]
-    text = CAPTION + (GAPS if any("oracle_gap" in block.columns for block in blocks) else "")
+    paired = any(run.tasks for block in blocks for line in block.lines for run in line.runs)
+    text = CAPTION.format(PAIRED if paired else UNPAIRED) + (
+        GAPS if any("oracle_gap" in block.columns for block in blocks) else ""
+    )
     return text + (PUBLISHED if known else "") + (UNCHECKED if any(row.checked == "no" for row in known) else "")
 
 
@@ -127,7 +134,7 @@ def _cells(
 ) -> list[tuple[str, bool]]:
     """Text of each cell of a line, and whether it is bold."""
     found = [(line.label, False), (str(len(line.runs) or ""), False)]
-    found += [(_range([run.facts[name] for run in line.runs]), False) for name in FIRST[2:4]]
+    found += [(span([run.facts[name] for run in line.runs]), False) for name in FIRST[2:4]]
     found.append((duration([run.seconds for run in line.runs]), False))
     for key in block.columns if columns is None else columns:
         if key == "published":
@@ -150,7 +157,8 @@ def duration(seconds: Sequence[float]) -> str:
     return f"{mean:.1f} s"
 
 
-def _range(numbers: Sequence[int]) -> str:
+def span(numbers: Sequence[int]) -> str:
+    """Least and largest of some numbers; one where they agree, none where there is none."""
     return " to ".join(f"{n:,}" for n in sorted({min(numbers), max(numbers)})) if numbers else ""
 
 

@@ -3,12 +3,11 @@
 import argparse
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from typing import Any
 from npexp.commands import Parser
 from npexp.errors import ConfigError, NPError, StorageError, UnknownNameError, at_least
 from npexp.files import shown
+from npexp.processes import hearing
+from npexp.sweep.slots import Slot, gpus, share
 
 READING = ("status", "best", "export", "plot")
 FINAL = NPError.status, StorageError.status  # of a worker that another one could not do better
@@ -92,7 +93,7 @@ def supervise(tasks: Sequence[dict[str, Any]], revive: Callable[[], None]) -> in
     running = {i: _start(task) for i, task in enumerate(tasks)}
     restarts, status = 0, 0
     try:
-        with _terminated():
+        with hearing(signal.default_int_handler):
             while running:
                 for i, worker in list(running.items()):
                     try:
@@ -139,45 +140,6 @@ def check(command: Sequence[str], name: str) -> None:
         raise ConfigError(f"npexp fit refuses the settings of a trial: {lines[-1].removeprefix('npexp: ')}")
 
 
-def share(workers: int, per_trial: int, devices: Sequence[str]) -> list[tuple[list[str], int, int | None]]:
-    """What each worker's trials may use, the fields of `npexp.sweep.trial.Slot`: disjoint devices, or some processors.
-
-    Args:
-        workers: how many.
-        per_trial: processes of a trial, each with a device of its own where there are any.
-        devices: the GPUs there are; none for the CPU.
-
-    Raises:
-        ConfigError: there are fewer GPUs than that takes.
-    """
-    needed = workers * per_trial
-    if devices and needed > len(devices):
-        raise ConfigError(
-            f"{workers} workers with {per_trial} devices each need {needed} GPUs, and there are {len(devices)}: lower "
-            "--workers or --devices-per-trial"
-        )
-    threads = None
-    if needed > 1 and "OMP_NUM_THREADS" not in os.environ:
-        ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = max(1, ours // needed)
-    groups = [list(devices[i * per_trial : (i + 1) * per_trial]) for i in range(workers)]
-    return [(group, per_trial, threads) for group in groups]
-
-
-def gpus() -> list[str]:
-    """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them; asked without PyTorch, which takes seconds."""
-    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [word.strip() for word in chosen.split(",") if word.strip() and word.strip() != "-1"]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    words = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []  # there is no working driver
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
-
-
 def uses_gpus(plan: Any) -> bool:
     """Whether a sweep's trials would use a GPU if there were one."""
     from npexp.config import expand, read_config
@@ -187,12 +149,11 @@ def uses_gpus(plan: Any) -> bool:
     return chosen != "cpu"
 
 
-def _trial_words(plan: Any, slot: Sequence[Any]) -> list[str]:
+def _trial_words(plan: Any, slot: Slot) -> list[str]:
     from npexp.sweep.study import lowest
-    from npexp.sweep.trial import Slot
     from npexp.sweep.worker import fit_words
 
-    return fit_words(plan, Slot(*slot), lowest(plan))
+    return fit_words(plan, slot, lowest(plan))
 
 
 def _report(opened: Any, args: argparse.Namespace, url: str, status: int, total: int) -> int:
@@ -216,8 +177,6 @@ def _report(opened: Any, args: argparse.Namespace, url: str, status: int, total:
 
 
 def _start(task: dict[str, Any]) -> subprocess.Popen[str]:
-    from npexp.sweep.trial import Slot
-
     worker = subprocess.Popen(
         [sys.executable, "-m", "npexp.sweep.worker"],
         stdin=subprocess.PIPE,
@@ -241,18 +200,6 @@ def _end(workers: Sequence[subprocess.Popen[str]]) -> None:
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             worker.kill()
             worker.wait()
-
-
-@contextmanager
-def _terminated() -> Iterator[None]:
-    """Takes SIGTERM, by which schedulers end a job, and SIGHUP, of a terminal that is closed, for Ctrl-C."""
-    heard = [which for which in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(which) != signal.SIG_IGN]  # nohup
-    before = {which: signal.signal(which, signal.default_int_handler) for which in heard}
-    try:
-        yield
-    finally:
-        for which, handler in before.items():
-            signal.signal(which, handler)
 
 
 def _parser() -> Parser:

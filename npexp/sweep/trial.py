@@ -10,8 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from npexp.exchange import FAILURE, RESULT, STOP, TRIAL, read, reports
+from npexp.exchange import FAILURE, RESULT, STOP, read, reports
 from npexp.fresh import EXHAUSTED, KILLED
+from npexp.sweep.slots import Slot
 
 FIT = (sys.executable, "-m", "npexp", "fit")
 DONE, STOPPED, NO_MEMORY, DIVERGED, FAILED = "done", "stopped", "out of memory", "diverged", "failed"
@@ -24,39 +25,6 @@ KINDS = {
 }
 NUMPY_EXHAUSTED = re.compile(r"Unable to allocate|MemoryError|ALLOC_FAILED")
 TAIL = 4000  # characters of the output that are kept of a failure
-# A trial is a run of its own, whatever launcher the worker itself was started by.
-FOREIGN = re.compile(
-    r"(LOCAL_RANK|RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|NODE_RANK|GROUP_RANK|MASTER_ADDR|MASTER_PORT|PL_GLOBAL_SEED)$"
-    r"|SLURM_|TORCHELASTIC_|ROLE_|GROUP_WORLD_SIZE|PMI_|OMPI_"
-)
-
-
-class Slot(NamedTuple):
-    """What a worker's trials may use, one after the other.
-
-    Args:
-        devices: GPUs, as CUDA_VISIBLE_DEVICES names them; none where there are none.
-        processes: of a trial.
-        threads: of each process; None leaves that to PyTorch.
-    """
-
-    devices: Sequence[str] = ()
-    processes: int = 1
-    threads: int | None = None
-
-    def environment(self) -> dict[str, str]:
-        """The environment of a trial."""
-        kept = {key: value for key, value in os.environ.items() if not FOREIGN.match(key)}
-        kept[TRIAL] = str(os.getpid())
-        if self.devices:
-            kept["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
-        if self.threads is not None:
-            kept["OMP_NUM_THREADS"] = str(self.threads)
-        return kept
-
-    def settings(self) -> dict[str, Any]:
-        """Options of `npexp fit` that a trial needs for it."""
-        return {"trainer.devices": self.processes, "trainer.strategy": "ddp"} if self.processes > 1 else {}
 
 
 class Outcome(NamedTuple):
@@ -99,6 +67,7 @@ def run(
     listen: Callable[[dict[str, Any]], bool],
     tick: Callable[[], None],
     poll: float,
+    grace: float = 0.0,
 ) -> Outcome:
     """Runs a trial to its end; one that had ended before is only listened to.
 
@@ -109,6 +78,7 @@ def run(
         listen: called with each report; returns whether the trial is to stop.
         tick: called while waiting; what it raises ends the trial.
         poll: seconds between two looks.
+        grace: seconds that a process has to write a last checkpoint when `tick` has ended it.
     """
     heard = 0
 
@@ -142,7 +112,14 @@ def run(
             hear()
             if process.returncode is not None:
                 break
-            tick()
+            try:
+                tick()
+            except BaseException:
+                if grace:
+                    process.terminate()
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(grace)
+                raise
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # further processes of a trial that has failed, too

@@ -23,6 +23,7 @@ from npexp.config import words
 from npexp.errors import ConfigError, NPError, UnknownNameError
 from npexp.exchange import end_with_worker
 from npexp.sweep import trial as trials
+from npexp.sweep.slots import Slot
 from npexp.sweep.stale import FOLDER, INTERVAL, LEASE, put_back, reap, signature
 from npexp.sweep.storage import Unreachable, has_heartbeat, quiet, reaching
 from npexp.sweep.study import COUNTED, Sweep, counted, load, parse, suggest_all
@@ -50,7 +51,7 @@ class Task(NamedTuple):
         runs_dir: the folder of all runs.
         trials: how many the study is to have.
         first: whether this is the first worker of a new study.
-        slot: the fields of `npexp.sweep.trial.Slot`.
+        slot: the fields of `npexp.sweep.slots.Slot`.
         command: what a trial executes, before its arguments.
         poll: seconds between two looks at a trial.
     """
@@ -80,7 +81,7 @@ class Worker:
     """
 
     def __init__(self, task: Task):
-        self.task, self.slot = task, trials.Slot(*task.slot)
+        self.task, self.slot = task, Slot(*task.slot)
         self.interrupted = False
         self.study = load(task.study, task.storage)
         self.sweep: Sweep = parse(self.study.user_attrs["sweep"], "sweep")
@@ -194,7 +195,7 @@ class Worker:
         reap(study, has_heartbeat(self.task.storage))
 
 
-def fit_words(sweep: Sweep, slot: trials.Slot, settings: dict[str, Any]) -> list[str]:
+def fit_words(sweep: Sweep, slot: Slot, settings: dict[str, Any]) -> list[str]:
     """The arguments of `npexp fit` for a setting: the sweep's own settings win over ours, the trial's over both."""
     ours: dict[str, Any] = {
         "trainer.enable_progress_bar": False,

@@ -13,7 +13,7 @@ from npexp.experiments import command, run
 from npexp.experiments.plan import Cell, Plan, Row, cells, contradictions, read
 from npexp.experiments.run import Bench, locked
 from npexp.run_files import METRICS, RESULTS
-from npexp.sweep.trial import Slot
+from npexp.sweep.slots import Slot
 from tests.experiments.fake import FIT, TEST
 
 
@@ -39,7 +39,7 @@ def attempts(bench, row="cnp"):
 
 
 def test_a_cell_is_done_once(bench, said):
-    assert bench.state(cell()) == ""
+    assert bench.state(cell()) == "not begun"
     assert bench.work(cell(), threading.Event()) and bench.work(cell(), threading.Event())
     assert attempts(bench) == ["0 0"] and bench.state(cell()) == "done"
     assert json.loads((bench.results / "t/cnp/0" / RESULTS).read_text()) == {"test/loglik_joint": 7.0}
@@ -64,15 +64,35 @@ def test_an_interrupted_cell_goes_on(bench, said):
         time.sleep(0.01)
     stop.set()
     worker.join(60)
-    assert said[-1] == "cnp, seed 0: interrupted after 3 steps" and not bench.done(cell())
+    assert said[-1] == "cnp, seed 0: interrupted: 3 steps" and not bench.done(cell())
     assert bench.work(cell("waits"), threading.Event())
-    assert attempts(bench) == ["0 0", "3 0"] and "cnp, seed 0: trains on from step 3" in said
+    assert attempts(bench) == ["0 0", "3 0"] and "cnp, seed 0: trains on from its last checkpoint" in said
 
 
 def test_what_was_killed_before_a_checkpoint_starts_again(bench):
     (bench.runs / "t/cnp/0").mkdir(parents=True)
     (bench.runs / "t/cnp/0/half.txt").touch()
     assert bench.work(cell(), threading.Event())
+
+
+def test_results_are_kept_under_the_lock(bench, monkeypatch):
+    """Another command that saw neither lock nor result would test the run once more."""
+    kept, original = [], run.keep
+
+    def keep(folder, place):
+        with locked(folder.with_name(f"{folder.name}.lock")) as free:
+            kept.append(free)
+        original(folder, place)
+
+    monkeypatch.setattr(run, "keep", keep)
+    assert bench.work(cell(), threading.Event()) and kept == [False]
+
+
+def test_a_trained_run_is_not_thrown_away(bench):
+    """Even where its last checkpoint has been, to save room."""
+    assert not bench.work(cell("is not tested"), threading.Event())
+    (bench.runs / "t/cnp/0/checkpoints/last.ckpt").unlink()
+    assert bench.work(cell(), threading.Event()) and attempts(bench) == ["0 0"]
 
 
 def test_a_cell_that_is_trained_is_only_tested(bench, said):
@@ -107,9 +127,11 @@ def test_time_is_up(bench):
     assert time.monotonic() - started < 60 and not bench.done(cell(seed=1))
 
 
-def test_results_of_other_settings_are_told(bench):
+def test_results_of_other_settings_are_told(bench, said):
     assert bench.work(cell(), threading.Event())
     assert bench.state(cell(steps=8)) == "done, but with trainer.max_steps=4"
+    assert bench.work(cell(steps=8), threading.Event()) and attempts(bench) == ["0 0"]
+    assert said[-1].startswith("cnp, seed 0: done, but with trainer.max_steps=4: delete ")
     config = {"model.net.init_args.num_latents": 8, "seed_everything": 1}
     wanted = cell()._replace(fit={"model.net.num_latents": 16})
     assert contradictions(wanted, config) == ["model.net.num_latents=8", "seed_everything=1"]

@@ -8,14 +8,15 @@ import pytest
 
 from npexp.cli import main
 from npexp.errors import ConfigError
-from npexp.sweep import command
+from npexp.processes import hearing
+from npexp.sweep import command, slots
 from npexp.sweep.study import parse
 from tests.sweep.fakes import content
 
 
 @pytest.fixture(autouse=True)
 def _four_processors(monkeypatch):
-    monkeypatch.setattr(command.os, "sched_getaffinity", lambda pid: range(4))
+    monkeypatch.setattr(slots.os, "sched_getaffinity", lambda pid: range(4))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
@@ -30,33 +31,33 @@ def test_help_needs_neither_torch_nor_optuna():
 
 
 def test_workers_share_the_machine():
-    assert command.share(1, 1, []) == [([], 1, None)]  # one alone has all of it
-    assert command.share(2, 1, []) == [([], 1, 2), ([], 1, 2)]
-    assert command.share(2, 3, []) == [([], 3, 1), ([], 3, 1)]
-    assert command.share(2, 2, list("abcde")) == [(["a", "b"], 2, 1), (["c", "d"], 2, 1)]
+    assert slots.share(1, 1, []) == [([], 1, None)]  # one alone has all of it
+    assert slots.share(2, 1, []) == [([], 1, 2), ([], 1, 2)]
+    assert slots.share(2, 3, []) == [([], 3, 1), ([], 3, 1)]
+    assert slots.share(2, 2, list("abcde")) == [(["a", "b"], 2, 1), (["c", "d"], 2, 1)]
     with pytest.raises(ConfigError, match="3 workers with 2 devices each need 6 GPUs, and there are 5"):
-        command.share(3, 2, list("abcde"))
+        slots.share(3, 2, list("abcde"))
 
 
 def test_threads_that_the_user_chose_stay(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert command.share(2, 1, []) == [([], 1, None), ([], 1, None)]
+    assert slots.share(2, 1, []) == [([], 1, None), ([], 1, None)]
 
 
 def test_processors_are_counted_where_the_system_knows_no_affinity(monkeypatch):
-    monkeypatch.delattr(command.os, "sched_getaffinity")
-    monkeypatch.setattr(command.os, "cpu_count", lambda: 6)
-    assert command.share(2, 1, []) == [([], 1, 3), ([], 1, 3)]
+    monkeypatch.delattr(slots.os, "sched_getaffinity")
+    monkeypatch.setattr(slots.os, "cpu_count", lambda: 6)
+    assert slots.share(2, 1, []) == [([], 1, 3), ([], 1, 3)]
 
 
 def test_a_closed_terminal_is_an_interruption_unless_nohup_says_otherwise():
     before = signal.getsignal(signal.SIGHUP)
-    with pytest.raises(KeyboardInterrupt), command._terminated():
+    with pytest.raises(KeyboardInterrupt), hearing(signal.default_int_handler):
         signal.raise_signal(signal.SIGHUP)
     assert signal.getsignal(signal.SIGHUP) == before
     try:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        with command._terminated():
+        with hearing(signal.default_int_handler):
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -65,7 +66,7 @@ def test_a_closed_terminal_is_an_interruption_unless_nohup_says_otherwise():
 def test_gpus_are_those_that_may_be_seen(monkeypatch):
     for value, found in {"": [], "-1": [], "2, 3": ["2", "3"], "GPU-a": ["GPU-a"]}.items():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
-        assert command.gpus() == found
+        assert slots.gpus() == found
 
 
 def test_gpus_are_asked_for_by_their_own_names(monkeypatch, tmp_path):
@@ -73,11 +74,11 @@ def test_gpus_are_asked_for_by_their_own_names(monkeypatch, tmp_path):
     tool.write_text("#!/bin/sh\necho GPU-a\necho GPU-b\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert command.gpus() == ["GPU-a", "GPU-b"]
+    assert slots.gpus() == ["GPU-a", "GPU-b"]
     tool.write_text("#!/bin/sh\nexit 9\n")  # no driver
-    assert command.gpus() == []
+    assert slots.gpus() == []
     monkeypatch.setenv("PATH", str(tmp_path / "none"))
-    assert command.gpus() == []
+    assert slots.gpus() == []
 
 
 def test_a_sweep_on_the_cpu_needs_no_gpus():

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from npexp.exchange import FAILURE, REPORTS, RESULT, STOP, TRIAL, end_with_worker, read, reports, write
-from npexp.sweep.trial import DIVERGED, DONE, FAILED, NO_MEMORY, STOPPED, Slot, explain, place, run
+from npexp.sweep.slots import Slot
+from npexp.sweep.trial import DIVERGED, DONE, FAILED, NO_MEMORY, STOPPED, explain, place, run
 from tests.sweep.fakes import FAKE
 
 
