@@ -1,6 +1,7 @@
 """Imports point one way: each level knows only those below it."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,13 @@ def test_datamodules_know_only_the_batch(path):
 def test_gpytorch_lives_in_datamodules_only():
     for path in sources("npexp"):
         assert "gpytorch" not in path.read_text().replace('"gpytorch"', ""), path
+
+
+def test_every_package_is_installed():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for package in ("npexp", "datamodules")
+        for path in (ROOT / package).rglob("__init__.py")
+    }
+    assert found <= set(listed)

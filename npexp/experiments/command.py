@@ -20,7 +20,7 @@ from npexp.experiments.run import Bench
 from npexp.files import whole_file
 from npexp.processes import hearing
 from npexp.run_files import RESULTS
-from npexp.sweep.slots import gpus, share
+from npexp.sweep.slots import Slot, gpus, share
 
 OF_TRAININGS = ("rows", "seeds", "minutes", "write")  # options that say nothing about tables which scripts make
 
@@ -57,13 +57,14 @@ def table(words: Sequence[str]) -> int:
         return _list_pages(plan, results) if args.list else _scripts(plan)
     wanted = _chosen(cells(plan, name), args.rows, args.seeds)
     minutes = None if args.minutes is None else positive("--minutes", args.minutes)
-    slots = share(at_least("--workers", args.workers, 1), 1, gpus())
+    works = not (args.list or args.write)
+    slots = share(at_least("--workers", args.workers, 1), 1, gpus()) if works else [Slot()]
     benches = [Bench(results, runs, slot, say) for slot in slots]
     if args.list:
         for cell in wanted:
             print(f"{cell!s:<40} {benches[0].state(cell)}")
         return 0
-    status = 0 if args.write else work(benches, wanted, minutes)
+    status = work(benches, wanted, minutes) if works else 0
     if any(benches[0].done(cell) for cell in cells(plan, name)):
         write(plan, name, results)
         print(f"{results / name / TABLE}: {summary(plan, name, results)}")

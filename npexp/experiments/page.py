@@ -25,7 +25,8 @@ INTRODUCTION = """\
 Each chapter is a table: `experiments/NAME.yaml` says what is trained and tested, `npexp table NAME` does what is
 missing and goes on where it was stopped, `npexp table` lists what is done, and
 `npexp table --chapters docs/experiments.md` writes this page. The raw results of every seed are in `results/NAME/`;
-numbers here come from there, and a test compares.
+numbers here come from there, and a test compares. Times of training are as logged, on machines that did other things as
+well: they compare roughly.
 """
 
 
@@ -82,14 +83,14 @@ def chapter(plan: Plan, name: str, results: Path, root: str) -> str:
         families = finished(plan, name, results)
         known = numbers([block for rows in families.values() for block in blocks(rows)])
         parts.append(table(plan, name, results))
-        for family in families:
-            if (results / name / FIGURE.format(family)).is_file():
-                parts.append(f"![{family}: cost]({root}/{name}/{FIGURE.format(family)})")
+        figures = [f"{name}/{FIGURE.format(family)}" for family in families]
     else:
         known = {}
         commands = "".join(f"\n{command}" for command in plan.commands)
         parts.append(f"By `npexp table {name}`, which executes\n\n```{commands}\n```")
         parts += [_included(results / page, root) for page in plan.pages]
+        figures = plan.figures
+    parts += [f"![{Path(figure).stem}]({root}/{figure})" for figure in figures if (results / figure).is_file()]
     shows, failed = (
         NUMBER.sub(lambda match: known.get(_key(match), MISSING), text) for text in (plan.shows, plan.failed)
     )

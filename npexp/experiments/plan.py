@@ -53,6 +53,7 @@ class Plan:
         seeds: of each row that names no others.
         commands: what to execute from the checkout's root, in turn, instead of rows; each goes on where it was.
         pages: what these have written, Markdown files under the folder of results, in the order of the chapter.
+        figures: pictures there, after the pages.
         shows: what the table says.
         failed: what did not work, or was not done.
 
@@ -70,6 +71,7 @@ class Plan:
     seeds: list[int] = field(default_factory=lambda: [0])
     commands: list[str] = field(default_factory=list)
     pages: list[str] = field(default_factory=list)
+    figures: list[str] = field(default_factory=list)
     shows: str = ""
     failed: str = ""
 

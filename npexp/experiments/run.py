@@ -1,7 +1,9 @@
 """Cells of a table, worked on one after the other: trained, tested, and what came out kept with the results."""
 
+import csv
 import fcntl
 import shutil
+import statistics
 import subprocess
 import sys
 import threading
@@ -22,6 +24,7 @@ QUIET = {"trainer.enable_progress_bar": False}
 POLL = 1.0  # seconds between two looks at a training
 GRACE = 120.0  # seconds for its last step, a validation where one is due, and a checkpoint
 KEPT_ROWS = 100  # of training metrics; those of validations are kept all
+RATE = "perf/tasks_per_second"
 LOG = "output.log"
 
 
@@ -166,6 +169,9 @@ def last_step(folder: Path) -> int:
 def keep(run: Path, place: Path) -> None:
     """Copies what results need from a run folder: the scores, the configuration and some rows of the curves.
 
+    Speed varies with what else the machine does, so that rows left out would change the time of training: its harmonic
+    mean over all rows stands in the last one instead.
+
     Args:
         run: the run folder.
         place: where to; the scores come last, for they say that a cell is done.
@@ -173,12 +179,16 @@ def keep(run: Path, place: Path) -> None:
     with writing(place):
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(run / "config.yaml", place)
-    header, *rows = (run / METRICS).read_text().splitlines()
-    wanted = header.split(",").index("val/loglik_joint") if "val/loglik_joint" in header.split(",") else None
+    with (run / METRICS).open(newline="") as file:
+        reader = csv.DictReader(file)
+        columns, rows = reader.fieldnames or [], list(reader)
+    rates = [float(row[RATE]) for row in rows if row.get(RATE)]
     stride = max(1, len(rows) // KEPT_ROWS)
-    last = len(rows) - 1
-    chosen = [row for i, row in enumerate(rows) if i % stride == 0 or i == last or (wanted and row.split(",")[wanted])]
-    with whole_file(place / METRICS) as file:
-        file.write("\n".join([header, *chosen]) + "\n")
+    chosen = [row | {RATE: ""} for i, row in enumerate(rows[:-1]) if i % stride == 0 or row.get("val/loglik_joint")]
+    chosen += [row | {RATE: statistics.harmonic_mean(rates) if rates else ""} for row in rows[-1:]]
+    with whole_file(place / METRICS, newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys([*columns, RATE])), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(chosen)
     with whole_file(place / RESULTS) as file:
         file.write((run / RESULTS).read_text())

@@ -14,8 +14,8 @@ from npexp.tables import markdown, plus_minus
 CAPTION = (
     "Log-likelihoods in nats per target and output; ± is the standard error over training seeds; where there is one "
     "seed, and for the exact posterior, it is over batches of test tasks, which all models share. Bold: the best of a "
-    "block, and those no further from it than the standard error of the difference, {}. Training is the time of its "
-    "steps alone, as logged."
+    "block, and those no further from it than the standard error of the difference, {}. Steps are those of the "
+    "tested weights, training is the time of all steps of the run, without validations, as logged."
 )
 PAIRED = (
     "which is over the same test tasks where both have one seed and else that of independent seeds; npexp report "

@@ -81,8 +81,10 @@ def test_a_table_says_what_is_missing(results):
 
 def test_pages_of_scripts_are_included(tmp_path):
     (tmp_path / "s").mkdir()
+    (tmp_path / "s/x.png").touch()
     (tmp_path / "s/s.md").write_text("# Away\n\n| a |\n|---|\n| 1.5 |\n\n![x](x.png) [p](https://a.b)\n")
-    text = chapter(Plan(2, "T", "Q?", "P.", commands=["python x.py"], pages=["s/s.md"]), "s", tmp_path, "../results")
+    made = Plan(2, "T", "Q?", "P.", commands=["python x.py"], pages=["s/s.md"], figures=["s/x.png", "s/y.png"])
+    text = chapter(made, "s", tmp_path, "../results")
     assert "| 1.5 |" in text and "](../results/s/x.png)" in text and "https://a.b" in text and "Away" not in text
     assert "python x.py" in text and MISSING not in text
     assert MISSING in chapter(Plan(2, "T", "Q?", "P.", commands=["x"], pages=["s/t.md"]), "s", tmp_path, "../results")

@@ -12,9 +12,11 @@ from npexp.errors import ConfigError, UnknownNameError
 from npexp.experiments import command, run
 from npexp.experiments.plan import Cell, Plan, Row, cells, contradictions, read
 from npexp.experiments.run import Bench, locked
+from npexp.report.finished import Finished
 from npexp.run_files import METRICS, RESULTS
 from npexp.sweep.slots import Slot
 from tests.experiments.fake import FIT, TEST
+from tests.report.folders import make
 
 
 @pytest.fixture
@@ -53,6 +55,19 @@ def test_curves_are_thinned_but_not_their_validations(bench, monkeypatch):
     validated = [int(row["step"]) for row in rows if row["val/loglik_joint"]]
     assert validated == [9, 19, 29, 39]
     assert {int(row["step"]) for row in rows} == set(range(0, 44, 8)) | set(validated) | {43}
+
+
+def test_times_of_training_survive_the_thinning(tmp_path, monkeypatch):
+    """Half of the time is spent in two rows of fifty, while something else was running."""
+    folder, place = make(tmp_path / "run", config={"seed_everything": 0}), tmp_path / "results"
+    rates = [2.0 if i in (7, 31) else 48.0 for i in range(50)]
+    lines = [f"{50 * i + 49},{300 + i},{rate}\n" for i, rate in enumerate(rates)]
+    (folder / METRICS).write_text("step,perf/peak_memory_mb,perf/tasks_per_second\n" + "".join(lines))
+    monkeypatch.setattr(run, "KEPT_ROWS", 10)
+    run.keep(folder, place)
+    seconds = sum(50 * 16 / rate for rate in rates)  # of 50 steps of 16 tasks each
+    assert Finished(folder).seconds == pytest.approx(seconds) == Finished(place).seconds
+    assert len((place / METRICS).read_text().splitlines()) == 12
 
 
 def test_an_interrupted_cell_goes_on(bench, said):
