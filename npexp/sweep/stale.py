@@ -8,6 +8,7 @@ import os
 import socket
 import time
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 INTERVAL, GRACE = 20, 120  # seconds between two signs of life, and until a worker without any counts as gone
+PAUSE = 10  # seconds after which nobody is about to queue again what has failed
 RETRIES = 1  # of a trial whose worker was killed: it may have been the trial's fault
 FOLDER, WORKER, LEASE = "folder", "worker", "lease"  # user attributes of a trial
 
@@ -38,6 +40,20 @@ def reap(study: optuna.Study, beats: bool) -> None:
         if is_stale(trial, beats, time.time()):
             with suppress(UpdateFinishedTrialError, ValueError):  # another worker was faster
                 requeue(study, study.tell(trial.number, state=TrialState.FAIL))
+    for trial in orphans(study.get_trials(), time.time()):
+        requeue(study, trial)
+
+
+def orphans(trials: Sequence[FrozenTrial], now: float) -> list[FrozenTrial]:
+    """Killed trials that are not queued again: whoever told that they had failed was killed, too, before it could.
+
+    Args:
+        trials: all trials of a study.
+        now: seconds since the epoch.
+    """
+    again = {number for trial in trials for number in trial.system_attrs.get("retry_history", [])}
+    killed = [trial for trial in trials if trial.state == TrialState.FAIL and "why" not in trial.user_attrs]
+    return [t for t in killed if t.number not in again and now - t.datetime_complete.timestamp() > PAUSE]
 
 
 def is_stale(trial: FrozenTrial, beats: bool, now: float) -> bool:

@@ -178,6 +178,27 @@ def test_a_killed_workers_trial_is_queued_again_once(tmp_path):
     assert work.study.trials[1].user_attrs["folder"] == "fake/trial_0000/0"
 
 
+def test_what_was_told_to_have_failed_and_never_queued_is_found(tmp_path, monkeypatch):
+    """Its killer came between the two."""
+    work = worker(tmp_path)
+    for why in ({}, {"why": "no luck"}):
+        trial = work.study.ask()
+        trial.suggest_float("x", -5, 5)
+        for key, value in why.items():
+            trial.set_user_attr(key, value)
+        work.study.tell(trial, state=FAIL)
+    reap(work.study, False)
+    assert len(work.study.trials) == 2  # whoever told may be about to queue it
+    monkeypatch.setattr("npexp.sweep.stale.PAUSE", 0)
+    for _ in range(2):
+        reap(work.study, False)
+    first, _, again = work.study.trials
+    assert again.state == WAITING and again.params == first.params and again.system_attrs["retry_history"] == [0]
+    work.study.tell(work.study.ask(), state=FAIL)
+    reap(work.study, False)
+    assert len(work.study.trials) == 3  # killed twice
+
+
 def test_settings_of_a_trial_win_over_the_sweeps_and_those_over_ours(tmp_path):
     work = worker(tmp_path, overrides={"best.mode": "min", "x": 7, "trainer.max_steps": 5})
     found = fit_words(work.sweep, work.slot, {"x": 1.0})
