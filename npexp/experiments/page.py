@@ -136,8 +136,10 @@ def _provenance(plan: Plan, name: str, families: Mapping[str, Sequence[Row]]) ->
     for cell in wanted:
         if (cell.row, cell.seed) not in have:
             missing.setdefault(cell.row, []).append(cell.seed)
-    if missing:
-        text += " Missing: " + "; ".join(f"{row} {', '.join(map(str, seeds))}" for row, seeds in missing.items()) + "."
+    none = [row for row in missing if all(cell.row != row or cell.seed in missing[row] for cell in wanted)]
+    parts = [f"seeds {', '.join(map(str, seeds))} of {row}" for row, seeds in missing.items() if row not in none]
+    parts += [f"all of {', '.join(none)}"] * bool(none)
+    text += f" Missing: {'; '.join(parts)}." if parts else ""
     for fact in ("revision", "device", "versions"):
         said = sorted({str(run.facts[fact]) for run in runs if run.facts.get(fact)})
         text += f" {fact.capitalize()}: {'; '.join(said)}." if said else ""
@@ -145,8 +147,8 @@ def _provenance(plan: Plan, name: str, families: Mapping[str, Sequence[Row]]) ->
 
 
 def _included(page: Path, root: str) -> str:
-    """A page of results inside a chapter, where it is there: without its title, its links from the chapter's place."""
+    """A page of results inside a chapter, where it is there: below its heading, with links from the chapter's place."""
     if not page.is_file():
         return MISSING
-    text = re.sub(r"\A# .*\n", "", page.read_text())
-    return re.sub(r"\]\((?!http|#|/)", f"]({root}/{page.parent.name}/", text).replace("\n## ", "\n### ")
+    text = re.sub(r"^#+ ", "### ", page.read_text(), flags=re.MULTILINE)
+    return re.sub(r"\]\((?!http|#|/)", f"]({root}/{page.parent.name}/", text)

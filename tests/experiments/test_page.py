@@ -73,7 +73,7 @@ def test_a_table_says_how_it_marks_the_best(results):
 
 def test_a_table_says_what_is_missing(results):
     text = table(plan(), "t", results)
-    assert "By `npexp table t`: 3 of 4 cells. Missing: b 1." in text
+    assert "By `npexp table t`: 3 of 4 cells. Missing: seeds 1 of b." in text
     assert text.index("| b | 1 | 1,234 | 100 | 16.0 s | ") < text.index(
         "| a | 2 | 1,234 | 100 | 16.0 s | "
     )  # best first
@@ -85,7 +85,7 @@ def test_pages_of_scripts_are_included(tmp_path):
     (tmp_path / "s/s.md").write_text("# Away\n\n| a |\n|---|\n| 1.5 |\n\n![x](x.png) [p](https://a.b)\n")
     made = Plan(2, "T", "Q?", "P.", commands=["python x.py"], pages=["s/s.md"], figures=["s/x.png", "s/y.png"])
     text = chapter(made, "s", tmp_path, "../results")
-    assert "| 1.5 |" in text and "](../results/s/x.png)" in text and "https://a.b" in text and "Away" not in text
+    assert "| 1.5 |" in text and "](../results/s/x.png)" in text and "https://a.b" in text and "\n### Away\n" in text
     assert "python x.py" in text and MISSING not in text
     assert MISSING in chapter(Plan(2, "T", "Q?", "P.", commands=["x"], pages=["s/t.md"]), "s", tmp_path, "../results")
 
