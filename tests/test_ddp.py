@@ -60,7 +60,7 @@ def losses(folder, name):
     return [rows[step][key] for step in range(4) for key in ("train/loss", "train/learning_rate")]
 
 
-def tested(folder):
+def measured(folder):
     """What the test of the run torchrun has left: means, and the scores of each task."""
     run = folder / "runs/torchrun/0"
     return json.loads((run / "test_metrics.json").read_text()), read_arrays(run / "test_tasks.npz")
@@ -87,7 +87,7 @@ def test_who_starts_how_many_processes_changes_nothing(tmp_path, alone, untyped)
     test = ["test", *LAYERS, "--name=torchrun"]
     both = [json.dumps([*words, "--name=torchrun", *DDP, *QUIET]) for words in (FIT, test)]
     end(start(tmp_path, *torchrun, "both.py", *both))
-    together = tested(tmp_path)
+    together = measured(tmp_path)
     slurm = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
     slurm |= {
         "SLURM_JOB_ID": "1234",
@@ -102,7 +102,7 @@ def test_who_starts_how_many_processes_changes_nothing(tmp_path, alone, untyped)
         assert (tmp_path / f"runs/{name}/0/checkpoints/best.ckpt").is_file()
 
     assert alone(*test) == 0
-    results, tasks = zip(together, tested(tmp_path), strict=True)
+    results, tasks = zip(together, measured(tmp_path), strict=True)
     numbers = [{k: v for k, v in r.items() if "/" in k} for r in results]
     assert numbers[0].keys() == numbers[1].keys() and len(numbers[0]) > 50
     for key, value in numbers[0].items():
