@@ -71,6 +71,8 @@ class Field(SampledTasks):
         crop: first and last coordinate to keep, by axis, such as {"latitude": [35, 70], "longitude": [-12, 40]}.
         every: take each so manyth cell, by axis, such as {"time": 6}.
         relative: positions relative to the patch, else as they are: hours since 1970 and degrees.
+        mirrored: axes along which each training patch is turned over with probability 1/2, as if there were more of
+            the field; for fields that look the same either way, as terrain does and weather does not. Needs `relative`.
         parts: first and last coordinate of "train", "val" and "test", by axis; None to divide by the next four.
         split_by: the axis to divide.
         num_blocks: stretches of it that are divided each into training, validation and test, in this order.
@@ -109,6 +111,7 @@ class Field(SampledTasks):
         crop: dict[str, list] | None = None,
         every: dict[str, int] | None = None,
         relative: bool = True,
+        mirrored: Sequence[str] = (),
         parts: dict[str, dict[str, list]] | None = None,
         split_by: str = "longitude",
         num_blocks: int = 2,
@@ -161,6 +164,10 @@ class Field(SampledTasks):
             at_least(f"every.{axis}", step, 1)
         self.relative, self.parts, self.split_by = relative, parts, split_by
         check_keys("split_by", [split_by], AXES)
+        self.mirrored = mirrored
+        check_keys("mirrored", mirrored, [AXES[n] for n in inside])
+        if mirrored and not relative:
+            raise ConfigError("expected relative=true where patches are mirrored: degrees say which side is which")
         if parts is not None:
             check_keys("parts", parts, SPLITS, complete=True)
             for split, ends in parts.items():
@@ -223,14 +230,15 @@ class Field(SampledTasks):
         nc, nt, mask = self.draw_sizes(rng)
         if self.stations is None:
             drawn = self._draw(rng, split, self.batch_size, nc + nt)
-            return assemble(*self._cells(drawn, pick(rng, drawn.known, nc + nt)), nc, mask)
+            x, y = self._cells(drawn, pick(rng, drawn.known, nc + nt))
+            return assemble(self._turned(rng, split, x), y, nc, mask)
         drawn = self._draw(rng, split, self.batch_size, nt)
         context, real = self._heard(drawn, pick(rng, drawn.heard, nc))
         targets = self._cells(drawn, pick(rng, drawn.known, nt))
         mask = torch.ones(self.batch_size, nc + nt, dtype=torch.bool) if mask is None else mask
         few = real.shape[1]  # there may be fewer measurements than slots
         x, y = (torch.cat(pair, 1) for pair in zip(context, targets, strict=True))
-        return assemble(x, y, few, torch.cat([real & mask[:, :few], mask[:, nc:]], 1))
+        return assemble(self._turned(rng, split, x), y, few, torch.cat([real & mask[:, :few], mask[:, nc:]], 1))
 
     def plot_tasks(self, num: int) -> list[PlotTask]:
         """Validation patches without missing cells, with context sizes spread over their range; all cells are targets.
@@ -321,6 +329,14 @@ class Field(SampledTasks):
         s = self.scaling
         scaled = (x - s["x_shift"]) / s["x_scale"], (outputs - s["y_shift"]) / s["y_scale"]
         return tuple(torch.from_numpy(v.astype(np.float32)) for v in scaled)
+
+    def _turned(self, rng: np.random.Generator, split: str, x: Tensor) -> Tensor:
+        """Inputs of the patches, some of which are turned over; positions are relative to the middle."""
+        if split == "train":
+            for axis in self.mirrored:
+                side = torch.from_numpy(rng.choice((-1, 1), (len(x), 1)))
+                x[..., self._inside.index(AXES.index(axis))] *= side
+        return x
 
     @cached_property
     def _axes(self) -> list[np.ndarray]:

@@ -21,7 +21,10 @@ from optuna.trial import FrozenTrial, TrialState
 INTERVAL, GRACE = 20, 120  # seconds between two signs of life, and until a worker without any counts as gone
 PAUSE = 10  # seconds after which nobody is about to queue again what has failed
 RETRIES = 1  # of a trial whose worker was killed: it may have been the trial's fault
-FOLDER, WORKER, LEASE = "folder", "worker", "lease"  # user attributes of a trial
+FOLDER, WORKER, LEASE, WHY = "folder", "worker", "lease", "why"  # user attributes of a trial
+INTERRUPTED = "interrupted, and queued again"  # why a trial failed that is to go on; one that was killed says nothing
+AGAIN = "interrupted"  # system attribute: numbers of the interrupted trials that a trial goes on with; Optuna's own ...
+RETRIED = "retry_history"  # ... of the killed ones
 
 
 def signature() -> dict[str, Any]:
@@ -41,19 +44,46 @@ def reap(study: optuna.Study, beats: bool) -> None:
             with suppress(UpdateFinishedTrialError, ValueError):  # another worker was faster
                 requeue(study, study.tell(trial.number, state=TrialState.FAIL))
     for trial in orphans(study.get_trials(), time.time()):
-        requeue(study, trial)
+        (put_back if trial.user_attrs.get(WHY) == INTERRUPTED else requeue)(study, trial)
+
+
+def lost_its_worker(trial: FrozenTrial) -> bool:
+    """Whether a trial ended with its worker, by a kill or an interruption, and not by itself."""
+    return trial.state == TrialState.FAIL and trial.user_attrs.get(WHY, INTERRUPTED) == INTERRUPTED
+
+
+def earlier(trial: FrozenTrial) -> list[int]:
+    """The numbers of the trials that a trial goes on with, killed or interrupted ones, the last one last."""
+    return sorted(trial.system_attrs.get(RETRIED, []) + trial.system_attrs.get(AGAIN, []))
 
 
 def orphans(trials: Sequence[FrozenTrial], now: float) -> list[FrozenTrial]:
-    """Killed trials that are not queued again: whoever told that they had failed was killed, too, before it could.
+    """Trials that are to go on and are not queued: whoever told that they had failed was killed before it could.
+
+    Two processes may find the same one at the same moment, or the teller may only have been slow. Then it is queued
+    twice, and `elder` has the second copy dropped.
 
     Args:
         trials: all trials of a study.
         now: seconds since the epoch.
     """
-    again = {number for trial in trials for number in trial.system_attrs.get("retry_history", [])}
-    killed = [trial for trial in trials if trial.state == TrialState.FAIL and "why" not in trial.user_attrs]
-    return [t for t in killed if t.number not in again and now - t.datetime_complete.timestamp() > PAUSE]
+    again = {number for trial in trials for number in earlier(trial)}
+    ended = [trial for trial in trials if lost_its_worker(trial) and trial.number not in again]
+    return [trial for trial in ended if now - trial.datetime_complete.timestamp() > PAUSE]
+
+
+def elder(trials: Sequence[FrozenTrial], number: int) -> int | None:
+    """The first trial that goes on with the same one as this trial, where that was queued twice; None without one.
+
+    A storage numbers trials one after the other, so all processes agree on which copy is the first.
+
+    Args:
+        trials: all trials of a study.
+        number: of a trial that has just begun.
+    """
+    before = {trial.number: earlier(trial) for trial in trials}
+    same = [other for other, numbers in before.items() if numbers and numbers[-1:] == before[number][-1:]]
+    return min(same) if same and min(same) < number else None
 
 
 def is_stale(trial: FrozenTrial, beats: bool, now: float) -> bool:
@@ -88,7 +118,7 @@ def put_back(study: optuna.Study, trial: FrozenTrial) -> None:
             params=trial.params,
             distributions=trial.distributions,
             user_attrs=_kept(trial),
-            system_attrs=trial.system_attrs,
+            system_attrs={**trial.system_attrs, AGAIN: [*trial.system_attrs.get(AGAIN, []), trial.number]},
         )
     )
 

@@ -15,6 +15,7 @@ from optuna.trial import Trial, TrialState
 from npexp.config import conf_dir, construct, find_config, read_config
 from npexp.errors import ConfigError, UnknownNameError, at_least, suggest
 from npexp.sweep import table
+from npexp.sweep.stale import lost_its_worker
 from npexp.sweep.storage import hidden, open_storage, reaching
 
 SEED = 0  # of the default sampler
@@ -161,7 +162,7 @@ def enqueue(study: optuna.Study, sweep: Sweep) -> None:
     trials = study.get_trials(deepcopy=False)
     for setting in sweep.enqueue:
         tried = [trial for trial in trials if setting.items() <= table.setting(trial).items()]
-        if all(trial.state == TrialState.FAIL and trial.user_attrs.get("why") for trial in tried):
+        if all(trial.state == TrialState.FAIL and not lost_its_worker(trial) for trial in tried):
             study.enqueue_trial(setting)
 
 

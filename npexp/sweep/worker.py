@@ -24,7 +24,7 @@ from npexp.errors import ConfigError, NPError, UnknownNameError
 from npexp.exchange import end_with_worker
 from npexp.sweep import trial as trials
 from npexp.sweep.slots import Slot
-from npexp.sweep.stale import FOLDER, INTERVAL, LEASE, put_back, reap, signature
+from npexp.sweep.stale import FOLDER, INTERRUPTED, INTERVAL, LEASE, WHY, elder, put_back, reap, signature
 from npexp.sweep.storage import Unreachable, has_heartbeat, quiet, reaching
 from npexp.sweep.study import COUNTED, Sweep, counted, load, parse, suggest_all
 from npexp.sweep.table import number, short, state
@@ -108,6 +108,9 @@ class Worker:
         """Runs a trial; its values, one per metric."""
         for key, value in signature().items():
             trial.set_user_attr(key, value)
+        if (first := elder(self.study.get_trials(deepcopy=False), trial.number)) is not None:
+            trial.set_user_attr(WHY, f"queued twice: it is trial {first}")
+            raise Failed
         home = Path(self.task.runs_dir)
         before = trial.user_attrs.get(FOLDER, f"{self.task.study}/trial_{trial.number:04d}/0")
         folder, resume = trials.place(home / before)
@@ -134,7 +137,7 @@ class Worker:
         def tick() -> None:
             nonlocal signed
             if self.interrupted:
-                trial.set_user_attr("why", "interrupted, and queued again")
+                trial.set_user_attr(WHY, INTERRUPTED)
                 raise Interrupted
             if time.monotonic() - signed > INTERVAL:
                 signed = time.monotonic()
@@ -146,13 +149,13 @@ class Worker:
             trial.set_user_attr("seconds", time.monotonic() - started)
             return self._values(trial, outcome, list(seen.values()))
         except NPError as error:  # the sweep ends with it
-            trial.set_user_attr("why", str(error))
+            trial.set_user_attr(WHY, str(error))
             raise
 
     def _values(self, trial: Trial, outcome: trials.Outcome, seen: Sequence[float | None]) -> list[float]:
         """Tells the study about a trial that has ended."""
         if outcome.why:
-            trial.set_user_attr("why", outcome.why)
+            trial.set_user_attr(WHY, outcome.why)
         if outcome.status == trials.NO_MEMORY:
             trial.set_constraint("memory", WALL)
         if outcome.status in (trials.NO_MEMORY, trials.DIVERGED):
@@ -190,7 +193,7 @@ class Worker:
         self._failures = self._failures + 1 if trial.state == TrialState.FAIL else 0
         if self._failures == PATIENCE:
             log = Path(self.task.runs_dir) / Path(trial.user_attrs[FOLDER]).parent / "output.log"
-            why = trial.user_attrs["why"]
+            why = trial.user_attrs[WHY]
             raise ConfigError(f"{PATIENCE} trials in a row have failed, the last with: {why}; see {log}")
         reap(study, has_heartbeat(self.task.storage))
 
@@ -216,7 +219,7 @@ def line(trial: FrozenTrial, study: optuna.Study) -> str:
     values = " ".join(f"{name} {value:.5g}" for name, value in zip(names, trial.values or [], strict=False))
     setting = " ".join(f"{name}={number(trial.params[key])}" for key, name in short(trial.params).items())
     parts = [f"trial {trial.number}: {became}", values, setting, f"{trial.user_attrs.get('seconds', math.nan):.0f} s"]
-    why = trial.user_attrs.get("why", "").split(". ")[0][:150]  # what is wrong; what to do about it is in the log
+    why = trial.user_attrs.get(WHY, "").split(". ")[0][:150]  # what is wrong; what to do about it is in the log
     return ", ".join(part for part in parts if part) + (f" ({why})" if why else "") + best_line(study)
 
 

@@ -29,6 +29,8 @@ SWEEP = (
     "complete trials",
     "of which killed once before",
     "settings given up, killed twice",
+    "waiting for a longer study",
+    "copies dropped, queued by two",
     "lost",
     "doubled",
     "files read in full after kills",
@@ -49,10 +51,10 @@ def text() -> str:
             fits.append((label, *map(str, (*counts, found["files_read"], found["wrong_rows"])), same))
         else:
             of = ", ".join(str(found["of"].get(whom, 0)) for whom in ("a worker", "the command", "all"))
-            counts = (found["kills"], of, found["while_training"], found["commands"], found["complete"])
-            ends = (found["after_a_kill"], found["given_up"], found["lost"], found["doubled"], found["files_read"])
             label = f"{name} worker" + ("" if found["workers"] == 1 else "s")
-            sweeps.append((label, *map(str, (*counts, *ends, found["other_weights"]))))
+            counts = ("while_training", "commands", "complete", "after_a_kill", "given_up", "waiting", "dropped")
+            ends = ("lost", "doubled", "files_read", "other_weights")
+            sweeps.append((label, str(found["kills"]), of, *(str(found[key]) for key in (*counts, *ends))))
     return "\n".join([markdown(FIT, fits), markdown(SWEEP, sweeps)])
 
 

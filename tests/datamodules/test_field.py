@@ -49,6 +49,19 @@ def test_every_cell_is_equally_likely_in_either_role(write):
         assert chisquare(np.bincount(cell[:, 0] * 5 + cell[:, 1], minlength=20)).pvalue > 1e-3
 
 
+def test_training_patches_are_turned_over_and_nothing_else_is(write):
+    settings = {"patch": [2, 4, 6], "batch_size": 400, "num_test_batches": 1}
+    plain, mirrored = (Field(**write(**settings, mirrored=axes)) for axes in ([], ["latitude", "longitude"]))
+    before, after = (dm.make_batch("train", 0) for dm in (plain, mirrored))
+    ratio = torch.cat([after.xc, after.xt], 1) / torch.cat([before.xc, before.xt], 1)
+    sides = ratio[:, :1]
+    assert torch.equal(ratio, sides.expand_as(ratio)) and torch.equal(sides[..., 0], torch.ones(400, 1))
+    ways = torch.unique(sides[:, 0, 1:], dim=0, return_counts=True)
+    assert ways[0].tolist() == [[-1, -1], [-1, 1], [1, -1], [1, 1]] and chisquare(ways[1].numpy()).pvalue > 1e-3
+    assert torch.equal(after.yc, before.yc) and torch.equal(after.yt, before.yt)
+    assert torch.equal(plain.make_batch("test", 0).xt, mirrored.make_batch("test", 0).xt)
+
+
 @pytest.mark.parametrize("relative", [True, False])
 def test_inputs_are_hours_and_degrees(write, relative):
     dm, content = Field(**write(patch=[3, 4, 5], relative=relative)), field()

@@ -16,6 +16,8 @@ BAD_SETTINGS = [
     ({"patch": [1, 17, 5]}, ConfigError, r"train part to hold patches of 1 x 17 x 5 cells .* got 14 x 16 x 30"),
     ({"num_blocks": 20}, ConfigError, "the train part to hold patches|the val part to hold patches"),
     ({"split_by": "height"}, UnknownNameError, "unknown key of split_by 'height'"),
+    ({"mirrored": ["longitud"]}, UnknownNameError, "unknown key of mirrored 'longitud'"),
+    ({"mirrored": ["longitude"], "relative": False}, ConfigError, "expected relative=true where patches are mirrored"),
     ({"every": {"tme": 2}}, UnknownNameError, "unknown key of every 'tme'; did you mean 'time'"),
     ({"crop": {"latitude": [1]}}, ConfigError, r"expected \[first, last\] for latitude, got \[1\]"),
     ({"crop": {"longitude": ["west", 3]}}, ConfigError, r"expected \[first, last\] for longitude, got \['west', 3\]"),

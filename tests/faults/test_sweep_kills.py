@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
 
-from npexp.sweep.stale import GRACE, RETRIES
+from npexp.sweep.stale import GRACE, INTERRUPTED, RETRIES, earlier
 from npexp.sweep.study import COUNTED, load
 from tests.faults.conftest import Folder, running
 from tests.faults.outcome import keep, parse_all, weights_hash
@@ -41,7 +40,6 @@ LIMIT = 600  # seconds for a sweep to end
 pytestmark = [
     pytest.mark.faults,
     pytest.mark.filterwarnings("ignore:.*PEP 484 type hint.* deprecated by PEP 585"),
-    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),  # reading who was tried again
 ]
 
 
@@ -174,26 +172,35 @@ def kill_again_and_again(folder, workers):
 
 
 def judge(trials):
-    """What became of each setting: a trial, or after a kill its one retry, has a result, or both were killed."""
+    """What became of each setting: it, or after a kill its one retry, has a result, or waits for a study that wants
+    more trials; or both were killed. Copies of what two processes have queued again are dropped, not tried."""
+    dropped = [trial for trial in trials if trial.user_attrs.get("why", "").startswith("queued twice")]
     tries = defaultdict(list)
-    for trial in trials:
-        first = RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
-        tries[trial.number if first is None else first].append(trial)
-    lost, doubled, given_up = 0, 0, 0
-    for attempts in tries.values():
+    for trial in (trial for trial in trials if trial not in dropped):
+        tries[min([*earlier(trial), trial.number])].append(trial)
+    lost, doubled, given_up, waiting, after_a_kill = 0, 0, 0, 0, 0
+    for same in tries.values():
+        attempts = [trial for trial in same if trial.user_attrs.get("why") != INTERRUPTED]
+        if not attempts:  # interrupted, and never queued again
+            lost += 1
+            continue
         *before, last = (trial.state for trial in attempts)
         whole = set(before) <= {TrialState.FAIL} and len({str(trial.params) for trial in attempts if trial.params}) <= 1
         doubled += not whole or len(attempts) > 1 + RETRIES
         killed_twice = last == TrialState.FAIL and len(attempts) == 1 + RETRIES
-        lost += last != TrialState.COMPLETE and not killed_twice
+        lost += last not in (TrialState.COMPLETE, TrialState.WAITING) and not killed_twice
         given_up += killed_twice
+        waiting += last == TrialState.WAITING
+        after_a_kill += len(attempts) > 1 and last == TrialState.COMPLETE
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     doubled += len(complete) - len({trial.user_attrs["folder"] for trial in complete})
     return {
         "complete": len(complete),
-        "after_a_kill": sum(len(attempts) > 1 and attempts[-1] in complete for attempts in tries.values()),
-        "killed_trials": sum(trial.state == TrialState.FAIL for trial in trials),
+        "after_a_kill": after_a_kill,
+        "killed_trials": sum(trial.state == TrialState.FAIL for trial in trials) - len(dropped),
         "given_up": given_up,
+        "waiting": waiting,
+        "dropped": len(dropped),
         "lost": lost,
         "doubled": doubled,
     }

@@ -1,11 +1,14 @@
 """A worker in this process, over fake trials: what the study learns of them, and how it is resumed."""
 
+from copy import deepcopy
+
 import optuna
 import pytest
 from optuna.trial import TrialState
 
 from npexp.errors import ConfigError, UnknownNameError
-from npexp.sweep.stale import GRACE, is_stale, reap, signature
+from npexp.sweep.stale import GRACE, INTERRUPTED, is_stale, put_back, reap, requeue, signature
+from npexp.sweep.study import enqueue
 from npexp.sweep.worker import WALL, fit_words
 from tests.sweep.fakes import attempts, queue, worker
 
@@ -197,6 +200,42 @@ def test_what_was_told_to_have_failed_and_never_queued_is_found(tmp_path, monkey
     work.study.tell(work.study.ask(), state=FAIL)
     reap(work.study, False)
     assert len(work.study.trials) == 3  # killed twice
+
+
+@pytest.mark.parametrize("interruptions", [1, 3])
+def test_an_interrupted_trial_is_found_when_its_worker_could_not_queue_it(tmp_path, monkeypatch, interruptions):
+    monkeypatch.setattr("npexp.sweep.stale.PAUSE", 0)
+    work = worker(tmp_path, enqueue=queue(1.5), trials=1)
+    for _ in range(interruptions):
+        trial = work.study.ask()
+        trial.suggest_float("x", -5, 5)
+        trial.set_user_attr("why", INTERRUPTED)
+        work.study.tell(trial, state=FAIL)  # and here the kill came
+        enqueue(work.study, work.sweep)  # the same command is started again
+        for _ in range(2):
+            reap(work.study, False)
+    assert [trial.state for trial in work.study.trials] == [FAIL] * interruptions + [WAITING]
+    work.work()
+    assert [trial.state for trial in work.study.trials] == [FAIL] * interruptions + [COMPLETE]
+    assert work.study.trials[-1].params == {"x": 1.5}
+
+
+@pytest.mark.parametrize("queue_again", [requeue, put_back])
+def test_a_trial_that_two_queue_again_is_tried_once(tmp_path, queue_again):
+    work = worker(tmp_path, enqueue=queue(1.5, 0.5), trials=2)
+    trial = work.study.ask()
+    trial.suggest_float("x", -5, 5)
+    killed = work.study.tell(trial, state=FAIL)
+    for _ in range(2):  # two processes, each before it sees what the other does
+        queue_again(work.study, deepcopy(killed))
+    work.work()
+    assert [trial.state for trial in work.study.trials] == [FAIL, COMPLETE, COMPLETE, WAITING]
+    assert [trial.params.get("x") for trial in work.study.trials[:3]] == [1.5, 0.5, 1.5]
+    work = worker(tmp_path, enqueue=queue(1.5, 0.5), trials=3)
+    work.work()
+    assert [trial.state for trial in work.study.trials] == [FAIL, COMPLETE, COMPLETE, FAIL, COMPLETE]
+    assert work.study.trials[3].user_attrs["why"] == "queued twice: it is trial 2"
+    assert not (tmp_path / "runs/fake/trial_0003").exists()
 
 
 def test_settings_of_a_trial_win_over_the_sweeps_and_those_over_ours(tmp_path):
