@@ -18,13 +18,15 @@ class Domain(nn.Module):
     Args:
         dx: input size.
         domain: (low, high) of the inputs on every axis; None is [-2, 2] until `adapt` has seen some.
+        bounded: whether inputs far outside are refused; False where only their differences matter.
 
     Raises:
         ConfigError: an impossible domain.
     """
 
-    def __init__(self, dx: int, domain: Sequence[float] | None = None):
+    def __init__(self, dx: int, domain: Sequence[float] | None = None, bounded: bool = True):
         super().__init__()
+        self.bounded = bounded
         try:
             low, high = (-2.0, 2.0) if domain is None else map(float, domain)
         except (TypeError, ValueError):
@@ -50,10 +52,10 @@ class Domain(nn.Module):
         """The inputs in units of the domain, in the dtype of x; padding may lie anywhere.
 
         Raises:
-            DataError: an input too far outside.
+            DataError: an input too far outside, where there are bounds.
         """
         scaled = (x - self.centre.to(x.dtype)) / self.unit.to(x.dtype)
-        if torch.compiler.is_exporting():  # a graph cannot look
+        if not self.bounded or torch.compiler.is_exporting():  # a graph cannot look
             return scaled
         outside = scaled.detach().abs() > 2 + BEYOND
         if mask is not None:

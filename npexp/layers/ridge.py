@@ -113,10 +113,12 @@ class RidgeMemory(nn.Module):
         accumulate: dtype of the sums.
         robust: whether eight priors are added that are not learned: Matérn-5/2 functions of four lengthscales and two
             scales, for tasks of another law than those of training. The waves' first frequencies stand for theirs.
+        stationary: whether the cosine and the sine of a frequency share their amplitude, so that functions are as
+            likely wherever they lie and moving all inputs changes nothing; a last cosine without its sine stays unused.
 
     Raises:
         UnknownNameError: no such dtype.
-        ConfigError: a size below 1, or robust priors of features that are not waves.
+        ConfigError: a size below 1, or robust or stationary priors of features that are not waves.
     """
 
     def __init__(
@@ -131,14 +133,18 @@ class RidgeMemory(nn.Module):
         shared_noise: bool = True,
         accumulate: Literal["float64", "float32"] = "float64",
         robust: bool = False,
+        stationary: bool = False,
     ):
         super().__init__()
+        for wish, name in ((robust, "robust"), (stationary, "stationary")):
+            if wish and basis.kind != "fourier":
+                raise ConfigError(f"expected basis 'fourier' for {name} priors, got '{basis.kind}': leave {name} out")
         if accumulate not in DTYPES:
             raise UnknownNameError("dtype", accumulate, DTYPES)
         h, r = at_least("num_priors", num_priors, 1), at_least("num_refined", num_refined, 0)
         self.basis, self.num_refined, self.misfit, self.accumulate = basis, r, misfit, DTYPES[accumulate]
         self.groups = 1 if shared_noise else dy
-        self.robust = robust
+        self.robust, self.stationary = robust, stationary
         if robust:
             self.register_buffer("matern", matern_log_amplitude(basis))
         # priors start from rough functions to smooth ones, with amplitudes of order 1 and a noise of 0.1
@@ -230,14 +236,23 @@ class RidgeMemory(nn.Module):
             fixed = self.matern.expand(len(amplitude), -1, -1)
             amplitude = torch.cat([amplitude, fixed], 1)
             noise = torch.cat([noise, torch.full_like(fixed[..., 0], MATERN_NOISE).log()], 1)
-        return amplitude, noise
+        return self._shared(amplitude, MIN_LOG_SCALE), noise
+
+    def _shared(self, v: Tensor, alone: float) -> Tensor:
+        """Numbers of each feature, `[..., m]`; stationary: those of a cosine and its sine are their mean."""
+        if not self.stationary:
+            return v
+        k, m = self.basis.m // 2, self.basis.m
+        pairs = (v[..., : m - 1 - k] + v[..., k : m - 1]) / 2
+        lone = torch.full_like(v[..., m - 1 - k : k], alone)
+        return torch.cat([pairs, lone, pairs, v[..., m - 1 :]], -1)
 
     def _refined(self, sums: Sums, bank: Bank) -> tuple[Tensor, Tensor]:
         """Amplitudes and noise of the inferred priors: mixtures of the learned ones, moved along learned directions."""
         told = self.infer(self._seen(sums, bank)).to(sums.cross.dtype).unflatten(-1, (self.num_refined, -1))
         code, shift, mix = told.split([CODE, 1, bank.log_noise.shape[1]], -1)
         weight = (bank.log_weights[:, None] + mix).softmax(-1)  # [g, r, h]
-        moved = torch.einsum("grc,rcm->grm", code, self.directions.to(code.dtype))
+        moved = torch.einsum("grc,rcm->grm", code, self._shared(self.directions.to(code.dtype), 0.0))
         return weight @ bank.log_amplitude + moved, (weight @ bank.log_noise[..., None] + shift)[..., 0]
 
     def _seen(self, sums: Sums, bank: Bank) -> Tensor:
@@ -251,12 +266,7 @@ def matern_log_amplitude(basis: Basis) -> Tensor:
     """Logarithms of the prior standard deviations that make waves Matérn-5/2 functions, `[8, m]`.
 
     Powers are the spectral density at each wave's frequency, over the density that frequencies start with.
-
-    Raises:
-        ConfigError: the features are no waves.
     """
-    if basis.kind != "fourier":
-        raise ConfigError(f"expected basis 'fourier' for robust priors, got '{basis.kind}': leave robust out")
     size = basis.frequencies.detach().norm(dim=-1).double()
     dx, powers = basis.frequencies.shape[1], []
     for length, scale in MATERN:

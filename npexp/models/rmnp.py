@@ -54,6 +54,9 @@ class RMNP(AdditiveNeuralProcess):
         accumulate: dtype of the state, "float64" or "float32".
         robust: adds eight priors that are not learned, Matérn-5/2 functions of several lengthscales, for tasks of
             another law than those of training; costs nearly twice as much, and wants 96 features in one dimension.
+        stationary: knows differences of inputs only. Moving all of them changes nothing, and none are refused: series
+            and streams may go on for ever. What is kept and what is asked for should still lie within 1.3 widths of
+            the domain, beyond which waves return.
         likelihood: a head that sees the features only, in place of `law` and `min_stddev`.
     """
 
@@ -78,17 +81,18 @@ class RMNP(AdditiveNeuralProcess):
         shared_noise: bool = True,
         accumulate: Literal["float64", "float32"] = "float64",
         robust: bool = False,
+        stationary: bool = False,
         likelihood: Likelihood | None = None,
     ):
         super().__init__(dx, dy)
         at_least("num_layers", num_layers, 0)
-        self.domain = Domain(dx, domain)
+        self.domain = Domain(dx, domain, bounded=not stationary)
         self.basis = Basis(dx, num_features, basis)
         self.memory = RidgeMemory(
-            self.basis, dy, num_priors, num_refined, dz, dim_head, misfit, shared_noise, accumulate, robust
+            self.basis, dy, num_priors, num_refined, dz, dim_head, misfit, shared_noise, accumulate, robust, stationary
         )
         self.tokens = ExpertTokens(dy, self.memory.num_experts, dz)
-        self.place = mlp(dx + num_features - 1, dz, dz, 2, "gelu")
+        self.place = None if stationary else mlp(dx + num_features - 1, dz, dz, 2, "gelu")
         self.layers = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(dz), FeedForward(dz, dim_feedforward)) for _ in range(num_layers)
         )
@@ -114,7 +118,9 @@ class RMNP(AdditiveNeuralProcess):
         x = self.domain("target", xt, mask_t)
         solved = self.memory.solve(state.summary)
         experts = self.memory.read(solved, x, rows=self.corrects and self.joint)
-        h = self.tokens(experts) + solved.code[:, None] + self.place(torch.cat([x, self.basis.waves(x)], -1))
+        h = self.tokens(experts) + solved.code[:, None]
+        if self.place is not None:
+            h = h + self.place(torch.cat([x, self.basis.waves(x)], -1))
         for layer in self.layers:
             h = h + layer(h)
         return self.head(h, experts) if self.corrects else self.head(h, mask_t)

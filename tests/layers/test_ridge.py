@@ -261,3 +261,36 @@ def test_robust_heads_are_not_learned():
     assert found.log_amplitude.grad.shape == (1, 2, M) and "matern" not in dict(found.named_parameters())
     with pytest.raises(ConfigError, match="expected basis 'fourier' for robust priors, got 'mlp'"):
         RidgeMemory(Basis(1, M, "mlp"), 1, robust=True)
+
+
+@pytest.mark.parametrize("m", [8, 9])
+def test_stationary_heads_are_processes_of_differences(m):
+    """Their kernel is a sum of cosines of differences; the last of an even number of features has no partner."""
+    torch.manual_seed(0)
+    found = RidgeMemory(Basis(1, m), 1, 1, 0, 4, 8, misfit=False, stationary=True).double()
+    with torch.no_grad():
+        found.log_amplitude += 0.5 * torch.randn_like(found.log_amplitude)
+    k, (x, y, z, _) = m // 2, points()
+    log_amplitude, noise = found.log_amplitude[0, 0].detach().numpy(), np.exp(floored(found.log_noise.item()))
+    pairs = m - 1 - k
+    log_pairs = (log_amplitude[:pairs] + log_amplitude[k:-1]) / 2
+    excess = np.array([*log_pairs, log_amplitude[-1]]) - np.log(noise)
+    *power, still = (noise * np.exp(MAX_LOG_SCALE - np.log1p(np.exp(MAX_LOG_SCALE - excess)))) ** 2
+    waves = found.basis.frequencies[:pairs, 0].detach().numpy()
+
+    def kernel(a, b):
+        return still + np.cos((a - b.T)[..., None] * waves) @ np.array(power)
+
+    experts = found.read(found.solve(found.pool(x, y)), z)
+    for xb, yb, zb, mean, log_stddev in zip(
+        x.numpy(), y.numpy(), z.numpy(), experts.means, experts.log_stddevs, strict=True
+    ):
+        solve = np.linalg.solve(kernel(xb, xb) + noise**2 * np.eye(NC), np.concatenate([yb, kernel(xb, zb)], 1))
+        np.testing.assert_allclose(mean[:, 0, 0].detach(), kernel(zb, xb) @ solve[:, 0], rtol=1e-7, atol=1e-8)
+        variance = np.diag(kernel(zb, zb) - kernel(zb, xb) @ solve[:, 1:]) + noise**2
+        np.testing.assert_allclose(log_stddev[:, 0, 0].detach().exp(), np.sqrt(variance), rtol=1e-7)
+
+
+def test_only_waves_are_stationary():
+    with pytest.raises(ConfigError, match="expected basis 'fourier' for stationary priors, got 'mlp'"):
+        RidgeMemory(Basis(1, M, "mlp"), 1, stationary=True)

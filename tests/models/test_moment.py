@@ -76,6 +76,17 @@ def test_an_automatic_domain_follows_the_data(name):
     same(model(12 + 2 * t.xc, t.yc, 12 + 2 * t.xt), twin(t.xc, t.yc, t.xt), rtol=1e-7, atol=1e-8)
 
 
+@pytest.mark.parametrize("far", [3.0, 1e5])
+@pytest.mark.parametrize("features", [8, 9])
+def test_a_stationary_model_does_not_know_where_it_is(far, features):
+    t, model = inside(), tiny("rmnp", num_features=features, num_refined=2, stationary=True)
+    expected, moved = model(t.xc, t.yc, t.xt), model(t.xc + far, t.yc, t.xt + far)
+    same(moved, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(moved.joint_log_prob(t.yt), expected.joint_log_prob(t.yt), rtol=1e-6, atol=1e-6)
+    ordinary = tiny("rmnp", num_features=features, num_refined=2)
+    assert differ(ordinary(t.xc + 0.3, t.yc, t.xt + 0.3), ordinary(t.xc, t.yc, t.xt))
+
+
 def test_the_state_is_as_small_as_documented():
     state = npexp.build("rmnp", dx=1, dy=1).encode(*2 * [torch.zeros(1, 3, 1)])
     assert sum(part.numel() for part in tensors(state.summary)) == 2147 and nbytes(state.summary) == 8 * 2147
