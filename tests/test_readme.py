@@ -1,4 +1,4 @@
-"""Every command of the README and every snippet of the documentation runs as it stands there, only shorter."""
+"""Every command of the README and of `RUN`, and every snippet, runs as it stands there, only shorter."""
 
 import os
 import re
@@ -17,13 +17,20 @@ from npexp.sweep.storage import default_url
 from npexp.sweep.study import open_study, read, suggest_all
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Pages whose commands run, in this order. `bench`, `report`, `sweep` and several processes have tests elsewhere.
+RUN = [PAGES[0], *(ROOT / f"docs/{name}.md" for name in ("train", "use", "data", "models", "likelihoods"))]
 FENCE = r"```(\w*)\n(.*?)```"
-BLOCKS = re.findall(FENCE, README, re.DOTALL)
-COMMANDS = re.findall(r"^(npexp .*?)(?:\s+#.*)?$", "\n".join(b for kind, b in BLOCKS if kind != "python"), re.MULTILINE)
-COMMANDS += re.findall(r"`(npexp [^`]*)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL))
-COMMANDS = list(dict.fromkeys(COMMANDS))  # some stand in a block and in the text
+
+
+def commands(text):
+    """First those in blocks, then those in the prose."""
+    blocks = "\n".join(block for kind, block in re.findall(FENCE, text, re.DOTALL) if kind != "python")
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    return re.findall(r"^(npexp .*?)(?:\s+#.*)?$", blocks, re.MULTILINE) + re.findall(r"`(npexp [^`]*)`", prose)
+
+
+COMMANDS = list(dict.fromkeys(c for page in RUN for c in commands(page.read_text())))  # some stand on two pages
 SHORT = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
 
 

@@ -37,6 +37,7 @@ TITLES = {
     "factorised": "factorised likelihoods: marginal log-likelihood",
     "joint": "joint likelihoods: joint log-likelihood",
 }
+LIKELIHOODS = ("loglik", "oracle_gap", "pooled", "joint", "published")  # columns of the first of two tables
 FIRST = ("model", "seeds", "parameters", "steps", "training")
 CSV_COLUMNS = ("data", "test_set", "likelihood", "model", "seeds", "metric", "value", "error", "error_over", "best")
 ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
@@ -83,27 +84,44 @@ def to_markdown(blocks: Sequence[Block]) -> str:
 
 
 def to_latex(family: str, blocks: Sequence[Block]) -> str:
-    """One `table` environment with booktabs rules, as wide as the text; needs the packages booktabs and graphicx."""
+    """A `table` environment of two tables with booktabs rules, no wider than the text: log-likelihoods, then the other
+    metrics. The caption is short, notes follow the tables; needs the packages booktabs and graphicx."""
     sources = origins(blocks)
     keys = [key for key in COLUMNS if any(key in block.columns for block in blocks)]
-    heads = [*FIRST, *(COLUMNS[key].head for key in keys)]
+    first, _, notes = caption(blocks).partition(". ")
+    notes += "".join(f" [{i}] {origin}." for i, origin in enumerate(sources, 1))
+    parts = [
+        _tabular(blocks, FIRST, [key for key in keys if key in LIKELIHOODS], sources),
+        _tabular(blocks, FIRST[:1], [key for key in keys if key not in LIKELIHOODS], sources),
+    ]
+    return (
+        "% \\usepackage{booktabs,graphicx}\n\\begin{table}\n  \\centering\n"
+        f"  \\caption{{{escape(family)}. {escape(first)}.}}\n  \\label{{tab:{family}}}\n"
+        + "  \\par\\medskip\n".join(parts)
+        + f"  \\par\\medskip\n  \\parbox{{\\textwidth}}{{\\footnotesize {escape(notes)}}}\n\\end{{table}}\n"
+    )
+
+
+def _tabular(blocks: Sequence[Block], facts: Sequence[str], keys: Sequence[str], sources: Sequence[str]) -> str:
+    """All blocks below one another, in these columns; shrunk to the width of the text where they are wider."""
+    heads = [*facts, *(COLUMNS[key].head for key in keys)]
     lines = [r"\toprule", " & ".join(map(escape, heads)) + r" \\"]
     for block in blocks:
         title = escape(f"{block.test_set}, {TITLES[block.kind]}")
         lines += [r"\midrule", rf"\multicolumn{{{len(heads)}}}{{l}}{{\emph{{{title}}}}} \\"]
         for line in block.lines:
+            cells = _cells(block, line, sources, keys)
+            own = cells[len(FIRST) :]
+            if not any(text for text, _ in own):  # as the exact posterior in the second table
+                continue
             texts = [
-                rf"\textbf{{{escape(text)}}}" if bold else escape(text)
-                for text, bold in _cells(block, line, sources, keys)
+                rf"\textbf{{{escape(text)}}}" if bold else escape(text) for text, bold in [*cells[: len(facts)], *own]
             ]
             lines.append(" & ".join(texts) + r" \\")
-    notes = "".join(f" [{i}] {origin}." for i, origin in enumerate(sources, 1))
     body = "\n".join(f"    {line}" for line in [*lines, r"\bottomrule"])
     return (
-        "% \\usepackage{booktabs,graphicx}\n\\begin{table}\n  \\centering\n"
-        f"  \\caption{{{escape(family)}. {escape(caption(blocks) + notes)}}}\n  \\label{{tab:{family}}}\n"
-        f"  \\resizebox{{\\textwidth}}{{!}}{{%\n  \\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}\n"
-        f"{body}\n  \\end{{tabular}}}}\n\\end{{table}}\n"
+        "  \\resizebox{\\ifdim\\width>\\textwidth\\textwidth\\else\\width\\fi}{!}{%\n"
+        f"  \\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}\n{body}\n  \\end{{tabular}}}}\n"
     )
 
 
@@ -124,9 +142,9 @@ def write_csv(path: Path, family: str, blocks: Sequence[Block]) -> None:
 
 
 def escape(text: str) -> str:
-    """Text for LaTeX; a minus before a number is a minus there."""
+    """Text for LaTeX; a minus before a number is a minus there, and two hyphens are no dash."""
     plain = "".join(ESCAPES.get(character, character) for character in text)
-    return re.sub(r"(?<![\w-])-(?=\d)", "$-$", plain)
+    return re.sub(r"(?<![\w-])-(?=\d)", "$-$", plain).replace("--", "-{}-")
 
 
 def _cells(

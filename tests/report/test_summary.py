@@ -168,15 +168,17 @@ def test_latex_is_well_formed(family):
         assert kind == "begin" or stack.pop() == name
         stack += [name] if kind == "begin" else []
     assert not stack
-    columns = len(re.search(r"\\begin\{tabular\}\{(l?r*)\}", text)[1])
-    body = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
-    assert len(body) == 6 and {len(re.findall(r"(?<!\\)&", line)) + 1 for line in body} == {columns}
+    likelihoods, others = re.findall(r"\\begin\{tabular\}\{(l?r*)\}(.*?)\\end\{tabular\}", text, re.DOTALL)
+    for (columns, table), rows in ((likelihoods, 6), (others, 4)):  # two blocks have a line of the exact posterior
+        body = [line for line in table.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+        assert len(body) == rows and {len(re.findall(r"(?<!\\)&", line)) + 1 for line in body} == {len(columns)}
     assert all(ord(c) < 128 for c in text)
     assert r"\textbf{" in text and "gp\\_rbf. Log-lik" in text and r"\toprule" in text and r"\bottomrule" in text
 
 
 def test_escapes():
     assert escape("a_b & 5 % -1.5 ± 0.1† x-1 ↑") == r"a\_b \& 5 \% $-$1.5 $\pm$ 0.1$^\dagger$ x-1 $\uparrow$"
+    assert escape("npexp report --diff") == "npexp report -{}-diff"
     assert escape("|a<b>") == r"\textbar{}a\textless{}b\textgreater{}"
     assert escape("\\{") == r"\textbackslash{}\{"
 
