@@ -41,6 +41,7 @@ SETTINGS: dict[str, list[str]] = {
     "4 + 2 heads": ["num_priors=4", "num_refined=2"],
     "8 + 4 heads": ["num_priors=8", "num_refined=4"],
     "accumulate float32": ["accumulate=float32"],
+    "stationary": ["stationary=true"],
     "robust": ["robust=true"],
     "robust, 96 features": ["robust=true", "num_features=96"],
 }

@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python results/real/run.py [--only DATA ...] [--models NAME ...] [--gp_tasks 256]
 
 Adds rows to real.csv beside this file, one per data set, predictor and test set. A recipe conf/experiment/DATA_MODEL
-is run as a user would, `npexp fit` for its own number of steps and `npexp test`. The baselines are those of
+is run as a user would, `npexp fit` for its own number of steps and `npexp test`; a model of conf/model without a recipe
+for these data, where `--models` names it, from base, model and data for `--steps`. The baselines are those of
 `baselines.py`. All predict the same test tasks, but for the exact GP, which gets the first `--gp_tasks` of each test
 set, and gives log-likelihoods only. Scores are in the units of the batches: outputs standardised by the training data.
 `steps` are those of the best checkpoint, which is what is tested; `minutes` are by the clock, busy or not. Rows that
@@ -32,11 +33,11 @@ SCORES = [f"{key}{end}" for key in METRICS for end in ("", "_sem")]
 COLUMNS = ["data", "test_set", "predictor", "seed", "steps", "parameters", "minutes", "tasks", *SCORES]
 
 
-def recipes(data: str) -> dict[str, str]:
-    """Model to experiment."""
+def recipes(data: str) -> dict[str, list[str]]:
+    """Model to the configurations of its experiment."""
     names = config_names("experiment")
     own = [name for name in names if f"data/{data}" in read_config(find_config(name)).get("defaults", [])]
-    return {name.removeprefix(f"experiment/{data}_"): name for name in own}
+    return {name.removeprefix(f"experiment/{data}_"): [name] for name in own}
 
 
 def evaluate(law: Any, batches: list[npexp.TaskBatch]) -> dict[str, float]:
@@ -51,7 +52,8 @@ def main() -> None:
     """Fills the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", required=True, metavar="DATA", help="names of conf/data")
-    parser.add_argument("--models", nargs="*", metavar="NAME", help="of the recipes; all, unless given")
+    parser.add_argument("--models", nargs="*", metavar="NAME", help="all that have a recipe, unless given")
+    parser.add_argument("--steps", type=int, help="of training, for models without a recipe")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--gp_tasks", type=int, default=256, help="of each test set; 0 for none")
     parser.add_argument("--table", type=Path, default=HERE / "real.csv")
@@ -74,13 +76,15 @@ def main() -> None:
                 start = time.process_time()
                 found = exact_gp(some) | {"minutes": (time.process_time() - start) / 60}
                 table.add(found | facts | {"predictor": "exact GP", "tasks": sum(b.num_tasks for b in some)})
-        for model, experiment in recipes(data).items():
+        known = recipes(data)
+        for model in known if args.models is None else args.models:
             facts = {"data": data, "predictor": model, "seed": args.seed}
-            unwanted = args.models is not None and model not in args.models
-            if unwanted or table.has(**facts, test_set="test"):
+            if table.has(**facts, test_set="test"):
                 continue
+            layers = known.get(model, ["base", f"model/{model}", f"data/{data}"])
+            words = [word for layer in layers for word in ("--config", layer)]
             start = time.perf_counter()
-            net, found = by_command(["--config", experiment], None, args.seed, None)
+            net, found = by_command(words, None if model in known else args.steps, args.seed, None)
             facts |= {"minutes": (time.perf_counter() - start) / 60, "steps": found["steps"]}
             facts["parameters"] = sum(p.numel() for p in net.parameters())
             for split in reversed(source.test_names):  # "test" last: it marks the row as done
