@@ -62,7 +62,7 @@ def table(words: Sequence[str]) -> int:
     benches = [Bench(results, runs, slot, say) for slot in slots]
     if args.list:
         for cell in wanted:
-            print(f"{cell!s:<40} {benches[0].state(cell)}")
+            print(f"{cell!s:<40} {benches[0].state(cell)}{', being worked on' if benches[0].busy(cell) else ''}")
         return 0
     status = work(benches, wanted, minutes) if works else 0
     if any(benches[0].done(cell) for cell in cells(plan, name)):

@@ -70,6 +70,14 @@ class Bench:
             return "trained"
         return f"{last_step(folder):,} steps" if (folder / METRICS).is_file() else "not begun"
 
+    def busy(self, cell: Cell) -> bool:
+        """Whether a command works on a cell at this moment."""
+        path = self._lock(cell)
+        if not path.is_file():
+            return False
+        with locked(path) as free:
+            return not free
+
     def work(self, cell: Cell, stop: threading.Event) -> bool:
         """Trains and tests a cell, unless another command does; whether its result is there.
 
@@ -78,7 +86,7 @@ class Bench:
             stop: set to end soon: after a checkpoint, from which the training goes on another time.
         """
         folder = self.runs / cell.place
-        with locked(folder.with_name(f"{folder.name}.lock")) as free:
+        with locked(self._lock(cell)) as free:
             if not free:
                 self.say(f"{cell}: another command works on it")
                 return False
@@ -97,6 +105,10 @@ class Bench:
             keep(folder, self.results / cell.place)
         self.say(f"{cell}: done")
         return True
+
+    def _lock(self, cell: Cell) -> Path:
+        folder = self.runs / cell.place
+        return folder.with_name(f"{folder.name}.lock")
 
     def _train(self, cell: Cell, folder: Path, stop: threading.Event) -> str:
         """Trains, from the last checkpoint where there is one; what went wrong."""

@@ -54,6 +54,8 @@ class RMNP(AdditiveNeuralProcess):
         accumulate: dtype of the state, "float64" or "float32".
         robust: adds eight priors that are not learned, Matérn-5/2 functions of several lengthscales, for tasks of
             another law than those of training; costs nearly twice as much, and wants 96 features in one dimension.
+        cycles: of the fastest waves along each axis at first, over 1.4 widths of the domain, such as [30, 2] where
+            functions change much faster along the first; None is m / 2 in one dimension, (m / 2)^(1/dx) in more.
         stationary: knows differences of inputs only. Moving all of them changes nothing, and none are refused: series
             and streams may go on for ever. What is kept and what is asked for should still lie within 1.3 widths of
             the domain, beyond which waves return.
@@ -81,13 +83,14 @@ class RMNP(AdditiveNeuralProcess):
         shared_noise: bool = True,
         accumulate: Literal["float64", "float32"] = "float64",
         robust: bool = False,
+        cycles: Sequence[float] | None = None,
         stationary: bool = False,
         likelihood: Likelihood | None = None,
     ):
         super().__init__(dx, dy)
         at_least("num_layers", num_layers, 0)
         self.domain = Domain(dx, domain, bounded=not stationary)
-        self.basis = Basis(dx, num_features, basis)
+        self.basis = Basis(dx, num_features, basis, cycles=cycles)
         self.memory = RidgeMemory(
             self.basis, dy, num_priors, num_refined, dz, dim_head, misfit, shared_noise, accumulate, robust, stationary
         )

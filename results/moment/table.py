@@ -55,6 +55,7 @@ ABLATIONS = {
     "law anchored": "one normal, anchored",
     "law plain": 'one normal, free ("plain")',
     "law joint": "joint law",
+    "stationary": "`stationary`",
     "robust": "`robust`",
 }
 SETS = {  # of other_data.csv

@@ -13,6 +13,7 @@ from npexp.config import expand, flatten, read_config, words
 from npexp.experiments import plan as plans
 from npexp.experiments.page import MISSING, chapter, chapters, finished, numbers, table
 from npexp.experiments.plan import Plan, Row, cells, contradictions, names, read
+from npexp.experiments.run import locked
 from npexp.report.summary import blocks
 from npexp.run_files import RESULTS
 from tests.report.folders import make
@@ -157,6 +158,9 @@ def test_the_command_lists_and_writes(tables, capsys):
     assert (tables / "t/table.md").read_text().endswith("1 of 1 cells.\n")
     assert main(["table", "t.yaml", "--list", "--results=."]) == 0
     assert capsys.readouterr().out.splitlines()[-1].split() == ["a,", "seed", "0", "done"]
+    with locked(Path("runs/t/a/0.lock")):
+        assert main(["table", "t.yaml", "--list", "--results=."]) == 0
+    assert capsys.readouterr().out.split() == ["a,", "seed", "0", "done,", "being", "worked", "on"]
     assert main(["table"]) == 0 and capsys.readouterr().out.startswith("gp_1d ")
 
 

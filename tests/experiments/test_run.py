@@ -127,7 +127,8 @@ def test_one_failure_does_not_end_a_table(bench, said):
 
 def test_a_cell_that_another_command_works_on_is_left_to_it(bench, said):
     with locked(bench.runs / "t/cnp/0.lock") as free:
-        assert free and not bench.work(cell(), threading.Event())
+        assert free and bench.busy(cell()) and not bench.work(cell(), threading.Event())
+    assert not bench.busy(cell()) and not bench.busy(cell(seed=1))
     assert said == ["cnp, seed 0: another command works on it"] and not (bench.runs / "t/cnp/0").exists()
 
 

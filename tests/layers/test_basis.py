@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import kstest
 
 from npexp.errors import ConfigError, UnknownNameError
 from npexp.layers.basis import PERIOD, Basis
@@ -30,6 +31,17 @@ def test_waves_of_several_dimensions():
     np.testing.assert_allclose(basis.waves(x).detach(), expected, atol=1e-12)
 
 
+def test_waves_may_be_faster_along_some_axes():
+    torch.manual_seed(0)
+    unit = 2 * np.pi / PERIOD
+    found = Basis(2, 401, cycles=[30.0, 0.5]).frequencies.detach().numpy() / unit
+    radius = np.linalg.norm(found / [30, 0.5], axis=1)  # uniform in every direction of an ellipse
+    assert radius.max() <= 1 + 1e-6 and kstest(radius, "uniform").pvalue > 1e-3
+    angle = np.arctan2(found[:, 1] / 0.5, found[:, 0] / 30)
+    assert kstest(angle, "uniform", args=(-np.pi, 2 * np.pi)).pvalue > 1e-3
+    np.testing.assert_allclose(Basis(1, 9, cycles=[8.0]).frequencies[:, 0].detach() / unit, [2, 4, 6, 8], rtol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_features_do_not_depend_on_how_many_points_come_at_a_time(dtype):
     """To the last bit, in the dtype of x whatever the parameters', so that what was added can be taken away."""
@@ -55,3 +67,6 @@ def test_impossible_bases(untyped):
         Basis(1, 1)
     with pytest.raises(UnknownNameError, match="unknown basis 'fourrier'; did you mean 'fourier'"):
         Basis(1, 8, "fourrier")
+    for cycles in ([3.0], [3.0, 0.0]):
+        with pytest.raises(ConfigError, match="expected cycles with a positive number for each of 2 axes"):
+            Basis(2, 8, cycles=cycles)
