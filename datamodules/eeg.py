@@ -47,6 +47,8 @@ class EEG(SampledTasks):
         window: samples of a window, which begins anywhere in a trial; 256 for the whole trials of the archive.
         hidden_channels: fewest and most channels that are hidden in "reconstruction", drawn for each task.
         hidden_share: range of the share of the window that is hidden in "reconstruction" and "forecast", uniform.
+        gain: range of a factor on each training window, log-uniform, which also is turned over with probability 1/2, as
+            if there were more subjects; None for windows as they are.
         val_fraction: share of the subjects, or of the time of the sample, for validation.
         test_fraction: share for the test set.
         num_context: smallest and largest context, drawn once per batch.
@@ -75,6 +77,7 @@ class EEG(SampledTasks):
         window: int = 128,
         hidden_channels: Sequence[int] = (2, 3),
         hidden_share: Sequence[float] = (0.25, 0.4),
+        gain: Sequence[float] | None = None,
         val_fraction: float = 0.2,
         test_fraction: float = 0.2,
         num_context: Sequence[int] = (32, 128),
@@ -119,6 +122,7 @@ class EEG(SampledTasks):
         self.hidden_share = interval("hidden_share", hidden_share, positive=True)
         if self.hidden_share[1] >= 1:
             raise ConfigError(f"expected a hidden_share below 1, got {hidden_share!r}: leave something to see")
+        self.gain = None if gain is None else interval("gain", gain, positive=True)
         self.val_fraction, self.test_fraction = fractions(val_fraction, test_fraction)
         self._check_sizes()
 
@@ -163,7 +167,11 @@ class EEG(SampledTasks):
         keys = rng.random((self.batch_size, len(self.channels), self.window)) + self._hidden(rng, kinds)
         order = np.argpartition(keys.reshape(self.batch_size, -1), (nc, -nt), axis=1)
         chosen = np.concatenate([order[:, :nc], order[:, -nt:]], 1)
-        return assemble(*self._look_up(trials, trial, begin, chosen), nc)
+        x, y = self._look_up(trials, trial, begin, chosen)
+        if split == "train" and self.gain is not None:
+            factor = np.exp(rng.uniform(*np.log(self.gain), (len(y), 1, 1))) * rng.choice((-1, 1), (len(y), 1, 1))
+            y = y * torch.from_numpy(factor).to(y)
+        return assemble(x, y, nc)
 
     def plot_tasks(self, num: int) -> list[PlotTask]:
         """The first channel of `num` validation windows, from random samples of its first two thirds.
