@@ -5,6 +5,7 @@ import gzip
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest, kstest
 
 from datamodules import EEG
 from datamodules.eeg import FRONTAL, KINDS
@@ -52,6 +53,20 @@ def test_files_are_read_as_they_are(folder):
         np.testing.assert_allclose(trial, made(subjects[number], number % 2)[1:], atol=6e-4)
     backwards = read_folder(str(folder), ("F6", "FZ"))[1]
     np.testing.assert_array_equal(backwards, trials[:, [6, 0]])
+
+
+def test_training_windows_vary_in_gain_and_nothing_else_does():
+    plain, varied = (EEG(batch_size=500, gain=gain) for gain in (None, (0.5, 4.0)))
+    before, after = (dm.make_batch("train", 0) for dm in (plain, varied))
+    factor = torch.cat([after.yc, after.yt], 1) / torch.cat([before.yc, before.yt], 1)
+    factor = torch.nanmedian(factor[..., 0], 1, keepdim=True)[0]
+    torch.testing.assert_close(after.yc[..., 0], factor * before.yc[..., 0])
+    torch.testing.assert_close(after.yt[..., 0], factor * before.yt[..., 0])
+    assert torch.equal(after.xt, before.xt) and torch.equal(after.xc, before.xc)
+    sizes = factor[:, 0].abs().double().log2().numpy()
+    assert kstest(sizes, "uniform", args=(-1, 3)).pvalue > 1e-3
+    assert binomtest(int((factor > 0).sum()), 500).pvalue > 1e-3
+    assert torch.equal(plain.make_batch("test", 0).yt, varied.make_batch("test", 0).yt)
 
 
 def raw(dm, batch):
@@ -215,6 +230,7 @@ def test_bad_folders_are_typed_errors(folder, tmp_path):
         ({"channels": ["PG3", "PG3"]}, ConfigError, "name each once"),
         ({"hidden_channels": (2, 4)}, ConfigError, "fewer hidden_channels than the 4 channels, got 4"),
         ({"hidden_share": (0.1, 1.0)}, ConfigError, "hidden_share below 1"),
+        ({"gain": (0.0, 2.0)}, ConfigError, "gain"),
         (
             {"num_target": (32, 200)},
             ConfigError,
