@@ -28,10 +28,13 @@ sys.path.append(str(Path(__file__).parents[1]))
 from shared import Table, by_command
 
 HERE = Path(__file__).parent
-DATA = (  # with recipes of minutes and without files of the reader's own; digits have a table of their own
-    "co2 co2_from_gp eeg far_fact gp_change_point gp_gibbs gp_heteroscedastic gp_lmc gp_long gp_shift gp_student_t "
-    "hare_lynx lookup sawtooth shapes square sunspots sunspots_from_gp terrain waves_mixed"
-).split()
+# fmt: off
+DATA = [  # with recipes of minutes, and without files of the reader's own; digits have a table of their own
+    "co2", "co2_from_gp", "eeg", "far_fact", "gp_change_point", "gp_gibbs", "gp_heteroscedastic", "gp_lmc",
+    "gp_long", "gp_shift", "gp_student_t", "hare_lynx", "lookup", "sawtooth", "shapes", "square", "sunspots",
+    "sunspots_from_gp", "terrain", "waves_mixed",
+]
+# fmt: on
 METRICS = ("loglik_marginal", "rmse", "crps", "coverage_95", "oracle_gap_marginal")
 SCORES = [f"{key}{end}" for key in METRICS for end in ("", "_sem")]
 COLUMNS = ["data", "test_set", "predictor", "seed", "steps", "parameters", "minutes", "tasks", *SCORES]
