@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 # fmt: off
 DATA = [  # with recipes of minutes, and without files of the reader's own; digits have a table of their own
     "co2", "co2_from_gp", "eeg", "far_fact", "gp_change_point", "gp_gibbs", "gp_heteroscedastic", "gp_lmc",
-    "gp_long", "gp_shift", "gp_student_t", "hare_lynx", "lookup", "sawtooth", "shapes", "square", "sunspots",
+    "gp_long", "gp_shift", "gp_student_t", "hare_lynx", "sawtooth", "shapes", "square", "sunspots",
     "sunspots_from_gp", "terrain", "waves_mixed",
 ]
 # fmt: on
