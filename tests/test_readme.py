@@ -99,7 +99,7 @@ def test_snippets(page, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_named_files_exist(page):
     text = page.read_text()
-    for name in re.findall(r"\]\(([^)#:]+)\)", text):
+    for name in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (page.parent / name).exists(), name
     assert "@@" not in text
 

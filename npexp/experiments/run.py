@@ -75,8 +75,12 @@ class Bench:
         path = self._lock(cell)
         if not path.is_file():
             return False
-        with locked(path) as free:
-            return not free
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     def work(self, cell: Cell, stop: threading.Event) -> bool:
         """Trains and tests a cell, unless another command does; whether its result is there.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from npexp.errors import ConfigError, DataError
 
+SLACK = 5e-4  # to which inputs must be known, in units of a quarter of the domain, where there are no other bounds
 BEYOND = 0.75  # how far inputs may lie outside [-2, 2]: from 0.75 on, periodic features take one end for the other
 
 
@@ -18,7 +19,8 @@ class Domain(nn.Module):
     Args:
         dx: input size.
         domain: (low, high) of the inputs on every axis; None is [-2, 2] until `adapt` has seen some.
-        bounded: whether inputs far outside are refused; False where only their differences matter.
+        bounded: whether inputs far outside are refused; where only differences matter (False) they may lie anywhere as
+            long as their dtype tells them apart: within a thousand widths in float32.
 
     Raises:
         ConfigError: an impossible domain.
@@ -52,17 +54,22 @@ class Domain(nn.Module):
         """The inputs in units of the domain, in the dtype of x; padding may lie anywhere.
 
         Raises:
-            DataError: an input too far outside, where there are bounds.
+            DataError: an input too far outside.
         """
         scaled = (x - self.centre.to(x.dtype)) / self.unit.to(x.dtype)
-        if not self.bounded or torch.compiler.is_exporting():  # a graph cannot look
+        if torch.compiler.is_exporting():  # a graph cannot look
             return scaled
-        outside = scaled.detach().abs() > 2 + BEYOND
+        outside = scaled.detach().abs() > (2 + BEYOND if self.bounded else SLACK / torch.finfo(x.dtype).eps)
         if mask is not None:
             outside = outside & mask[..., None]
         if bool(outside.any()):
             found, axis = float(x[outside][0]), int(outside.nonzero()[0, 2])
             ends = [float(self.centre[axis] + side * self.unit[axis]) for side in (-2, 2)]
+            if not self.bounded:
+                raise DataError(
+                    f"{kind} x = {found:g} lies so far from the domain [{ends[0]:g}, {ends[1]:g}] that {x.dtype} "
+                    "rounds it too much: subtract an origin from all inputs, or use a model in float64"
+                )
             raise DataError(
                 f"{kind} x = {found:g} lies far outside the domain [{ends[0]:g}, {ends[1]:g}], where this model knows "
                 "nothing: build it with domain=(low, high) of all inputs, or train it on them"

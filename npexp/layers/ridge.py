@@ -267,12 +267,12 @@ def matern_log_amplitude(basis: Basis) -> Tensor:
 
     Powers are the spectral density at each wave's frequency, over the density that frequencies start with.
     """
-    size = basis.frequencies.detach().norm(dim=-1).double()
-    dx, powers = basis.frequencies.shape[1], []
+    frequencies, dx, powers = basis.frequencies.detach().double(), basis.frequencies.shape[1], []
+    density = (frequencies / basis.extent).norm(dim=-1) ** (1 - dx)  # that of points uniform along each radius
+    size = frequencies.norm(dim=-1)
     for length, scale in MATERN:
-        waves, still = (
-            (5 / length**2 + w.square()) ** -(2.5 + dx / 2) * w ** (dx - 1) for w in (size, size.new_zeros(1))
-        )
+        waves = (5 / length**2 + size.square()) ** -(2.5 + dx / 2) / density
+        still = size.new_full((1,), (5 / length**2) ** -(2.5 + dx / 2) if dx == 1 else 0.0)
         still = still / 2  # the constant is one function, a frequency two that share its power
         power = torch.cat([waves.repeat(2)[: basis.m - 1], still]) / (waves.sum() + still)
         powers.append((scale**2 * power).clamp_min(1e-12))

@@ -39,7 +39,8 @@ class RMNP(AdditiveNeuralProcess):
         num_features: m, a constant and waves of the inputs.
         basis: "fourier", "mlp" or "fourier_mlp".
         domain: (low, high) of the inputs on every axis; None is measured by `adapt`, which `npexp fit` calls before the
-            first step, and [-2, 2] until then. Inputs further out than 0.19 of its width are refused.
+            first step, and [-2, 2] until then. Inputs further out than 0.19 of its width are refused, unless they may
+            lie anywhere (`stationary`).
         num_priors: learned priors.
         num_refined: priors inferred from these; 0 for none.
         dz: width of the network over targets.
@@ -54,11 +55,11 @@ class RMNP(AdditiveNeuralProcess):
         accumulate: dtype of the state, "float64" or "float32".
         robust: adds eight priors that are not learned, Matérn-5/2 functions of several lengthscales, for tasks of
             another law than those of training; costs nearly twice as much, and wants 96 features in one dimension.
-        cycles: of the fastest waves along each axis at first, over 1.4 widths of the domain, such as [30, 2] where
+        cycles: of the fastest waves along each axis at first, over 1.375 widths of the domain, such as [30, 2] where
             functions change much faster along the first; None is m / 2 in one dimension, (m / 2)^(1/dx) in more.
-        stationary: knows differences of inputs only. Moving all of them changes nothing, and none are refused: series
-            and streams may go on for ever. What is kept and what is asked for should still lie within 1.3 widths of
-            the domain, beyond which waves return.
+        stationary: knows differences of inputs only. Moving all of them changes nothing, and those outside the domain
+            are not refused, up to a thousand widths of it in float32: series and streams may go on. What is kept and
+            what is asked for should still lie within 1.2 widths of the domain; at 1.375 the slowest wave returns.
         likelihood: a head that sees the features only, in place of `law` and `min_stddev`.
     """
 
@@ -90,6 +91,7 @@ class RMNP(AdditiveNeuralProcess):
         super().__init__(dx, dy)
         at_least("num_layers", num_layers, 0)
         self.domain = Domain(dx, domain, bounded=not stationary)
+        self.translation_equivariant = stationary
         self.basis = Basis(dx, num_features, basis, cycles=cycles)
         self.memory = RidgeMemory(
             self.basis, dy, num_priors, num_refined, dz, dim_head, misfit, shared_noise, accumulate, robust, stationary

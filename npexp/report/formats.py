@@ -85,7 +85,7 @@ def to_markdown(blocks: Sequence[Block]) -> str:
 
 def to_latex(family: str, blocks: Sequence[Block]) -> str:
     """A `table` environment of two tables with booktabs rules, no wider than the text: log-likelihoods, then the other
-    metrics. The caption is short, notes follow the tables; needs the packages booktabs and graphicx."""
+    metrics. What the caption does not say follows the tables; needs the packages booktabs and graphicx."""
     sources = origins(blocks)
     keys = [key for key in COLUMNS if any(key in block.columns for block in blocks)]
     first, _, notes = caption(blocks).partition(". ")

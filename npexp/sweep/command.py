@@ -82,8 +82,7 @@ def supervise(tasks: Sequence[dict[str, Any]], revive: Callable[[], None]) -> in
 
     Args:
         tasks: the fields of `npexp.sweep.worker.Task`, one per worker.
-        revive: queues again what killed workers were working on. Here and not by the workers, of which one would look
-            for a trial just when another has told that it failed and not yet queued it again.
+        revive: queues again what killed workers were working on.
 
     Returns:
         0; 1 when a worker was lost; 2 when one gave up and 4 when one lost the storage, which both end the others; 130

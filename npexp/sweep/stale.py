@@ -23,6 +23,7 @@ PAUSE = 10  # seconds after which nobody is about to queue again what has failed
 RETRIES = 1  # of a trial whose worker was killed: it may have been the trial's fault
 FOLDER, WORKER, LEASE, WHY = "folder", "worker", "lease", "why"  # user attributes of a trial
 INTERRUPTED = "interrupted, and queued again"  # why a trial failed that is to go on; one that was killed says nothing
+TWICE = "queued twice"  # why a copy is dropped
 AGAIN = "interrupted"  # system attribute: numbers of the interrupted trials that a trial goes on with; Optuna's own ...
 RETRIED = "retry_history"  # ... of the killed ones
 
@@ -50,6 +51,11 @@ def reap(study: optuna.Study, beats: bool) -> None:
 def lost_its_worker(trial: FrozenTrial) -> bool:
     """Whether a trial ended with its worker, by a kill or an interruption, and not by itself."""
     return trial.state == TrialState.FAIL and trial.user_attrs.get(WHY, INTERRUPTED) == INTERRUPTED
+
+
+def dropped(trial: FrozenTrial) -> bool:
+    """Whether a trial was not tried, since it was a second copy."""
+    return trial.user_attrs.get(WHY, "").startswith(TWICE)
 
 
 def earlier(trial: FrozenTrial) -> list[int]:

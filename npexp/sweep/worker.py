@@ -24,7 +24,20 @@ from npexp.errors import ConfigError, NPError, UnknownNameError
 from npexp.exchange import end_with_worker
 from npexp.sweep import trial as trials
 from npexp.sweep.slots import Slot
-from npexp.sweep.stale import FOLDER, INTERRUPTED, INTERVAL, LEASE, WHY, elder, put_back, reap, signature
+from npexp.sweep.stale import (
+    FOLDER,
+    INTERRUPTED,
+    INTERVAL,
+    LEASE,
+    TWICE,
+    WHY,
+    dropped,
+    elder,
+    lost_its_worker,
+    put_back,
+    reap,
+    signature,
+)
 from npexp.sweep.storage import Unreachable, has_heartbeat, quiet, reaching
 from npexp.sweep.study import COUNTED, Sweep, counted, load, parse, suggest_all
 from npexp.sweep.table import number, short, state
@@ -109,7 +122,7 @@ class Worker:
         for key, value in signature().items():
             trial.set_user_attr(key, value)
         if (first := elder(self.study.get_trials(deepcopy=False), trial.number)) is not None:
-            trial.set_user_attr(WHY, f"queued twice: it is trial {first}")
+            trial.set_user_attr(WHY, f"{TWICE}: it is trial {first}")
             raise Failed
         home = Path(self.task.runs_dir)
         before = trial.user_attrs.get(FOLDER, f"{self.task.study}/trial_{trial.number:04d}/0")
@@ -185,12 +198,13 @@ class Worker:
     def after(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Says what became of a trial, and whether to go on."""
         if self.interrupted:
-            if trial.state == TrialState.FAIL:
+            if lost_its_worker(trial):
                 put_back(study, trial)
             study.stop()
             return
         print(line(trial, study), flush=True)
-        self._failures = self._failures + 1 if trial.state == TrialState.FAIL else 0
+        if not dropped(trial):  # which says nothing about settings
+            self._failures = self._failures + 1 if trial.state == TrialState.FAIL else 0
         if self._failures == PATIENCE:
             log = Path(self.task.runs_dir) / Path(trial.user_attrs[FOLDER]).parent / "output.log"
             why = trial.user_attrs[WHY]

@@ -92,8 +92,12 @@ def main() -> None:
                 continue
             layers = known.get(model, ["base", f"model/{model}", f"data/{data}"])
             words = [word for layer in layers for word in ("--config", layer)]
+            if model not in known:
+                if args.steps is None:
+                    parser.error(f"{model} has no recipe for {data}: give --steps")
+                words.append(f"--trainer.max_steps={args.steps}")
             start = time.perf_counter()
-            net, found = by_command(words, None if model in known else args.steps, args.seed, None)
+            net, found = by_command(words, None, args.seed, None)
             facts |= {"minutes": (time.perf_counter() - start) / 60, "steps": found["steps"]}
             facts["parameters"] = sum(p.numel() for p in net.parameters())
             for split in reversed(source.test_names):  # "test" last: it marks the row as done

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
-from npexp.sweep.stale import GRACE, INTERRUPTED, RETRIES, earlier
+from npexp.sweep.stale import GRACE, INTERRUPTED, RETRIES, dropped, earlier
 from npexp.sweep.study import COUNTED, load
 from tests.faults.conftest import Folder, running
 from tests.faults.outcome import keep, parse_all, weights_hash
@@ -174,9 +174,9 @@ def kill_again_and_again(folder, workers):
 def judge(trials):
     """What became of each setting: it, or after a kill its one retry, has a result, or waits for a study that wants
     more trials; or both were killed. Copies of what two processes have queued again are dropped, not tried."""
-    dropped = [trial for trial in trials if trial.user_attrs.get("why", "").startswith("queued twice")]
+    copies = [trial for trial in trials if dropped(trial)]
     tries = defaultdict(list)
-    for trial in (trial for trial in trials if trial not in dropped):
+    for trial in (trial for trial in trials if trial not in copies):
         tries[min([*earlier(trial), trial.number])].append(trial)
     lost, doubled, given_up, waiting, after_a_kill = 0, 0, 0, 0, 0
     for same in tries.values():
@@ -197,10 +197,10 @@ def judge(trials):
     return {
         "complete": len(complete),
         "after_a_kill": after_a_kill,
-        "killed_trials": sum(trial.state == TrialState.FAIL for trial in trials) - len(dropped),
+        "killed_trials": sum(trial.state == TrialState.FAIL for trial in trials) - len(copies),
         "given_up": given_up,
         "waiting": waiting,
-        "dropped": len(dropped),
+        "dropped": len(copies),
         "lost": lost,
         "doubled": doubled,
     }

@@ -48,6 +48,15 @@ def test_inputs_far_outside_are_refused():
     assert domain("target", x, mask).shape == x.shape  # padding may lie anywhere
 
 
+@pytest.mark.parametrize(("dtype", "end"), [(torch.float32, 5e3), (torch.float64, 2e12)])
+def test_where_differences_matter_inputs_lie_anywhere_that_their_dtype_can_tell_apart(dtype, end):
+    domain = Domain(1, (-2.0, 2.0), bounded=False)
+    x = torch.tensor([[[0.8 * end]]], dtype=dtype)
+    assert torch.equal(domain("target", x), x)
+    with pytest.raises(DataError, match=f"that {dtype} rounds it too much: subtract an origin"):
+        domain("target", 1.5 * x)
+
+
 @pytest.mark.parametrize(
     "bad",
     [

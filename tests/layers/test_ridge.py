@@ -231,11 +231,11 @@ def test_impossible_memories(untyped):
         RidgeMemory(Basis(1, 4), 1, num_refined=-1)
 
 
-@pytest.mark.parametrize("dx", [1, 2])
-def test_robust_priors_are_matern_functions(dx):
+@pytest.mark.parametrize(("dx", "cycles"), [(1, None), (1, [100.0]), (2, None), (2, [200.0, 100.0])])
+def test_robust_priors_are_matern_functions(dx, cycles):
     """Waves with these amplitudes have the Matérn-5/2 covariance, but for what lies beyond their frequencies."""
     torch.manual_seed(0)
-    basis = Basis(dx, {1: 257, 2: 60001}[dx])
+    basis = Basis(dx, {1: 257, 2: 60001}[dx], cycles=cycles)
     with torch.no_grad():
         x = draw(5, dx).clamp(-1, 1)
         phi = basis(x[None])[0].double()

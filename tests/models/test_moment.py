@@ -77,13 +77,17 @@ def test_an_automatic_domain_follows_the_data(name):
 
 
 @pytest.mark.parametrize("far", [3.0, 1e5])
-@pytest.mark.parametrize("features", [8, 9])
-def test_a_stationary_model_does_not_know_where_it_is(far, features):
-    t, model = inside(), tiny("rmnp", num_features=features, num_refined=2, stationary=True)
+@pytest.mark.parametrize(
+    "settings", [{}, {"num_features": 9}, {"robust": True}, {"law": "joint"}, {"shared_noise": False}], ids=str
+)
+def test_a_stationary_model_does_not_know_where_it_is(far, settings):
+    settings = {"num_features": 8, "num_refined": 2, **settings}
+    t, model = inside(), tiny("rmnp", **settings, stationary=True)
+    assert model.traits["translation_equivariant"]
     expected, moved = model(t.xc, t.yc, t.xt), model(t.xc + far, t.yc, t.xt + far)
     same(moved, expected, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(moved.joint_log_prob(t.yt), expected.joint_log_prob(t.yt), rtol=1e-6, atol=1e-6)
-    ordinary = tiny("rmnp", num_features=features, num_refined=2)
+    ordinary = tiny("rmnp", **settings)
     assert differ(ordinary(t.xc + 0.3, t.yc, t.xt + 0.3), ordinary(t.xc, t.yc, t.xt))
 
 

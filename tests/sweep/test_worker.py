@@ -238,6 +238,37 @@ def test_a_trial_that_two_queue_again_is_tried_once(tmp_path, queue_again):
     assert not (tmp_path / "runs/fake/trial_0003").exists()
 
 
+def twice(tmp_path, **changes):
+    """A worker on a study of two settings, the first of which was killed before it had a folder, and queued twice."""
+    work = worker(tmp_path, enqueue=queue(1.5, 0.5), trials=3, **changes)
+    killed = work.study.tell(work.study.ask(), state=FAIL)
+    for _ in range(2):
+        requeue(work.study, deepcopy(killed))
+    return work
+
+
+def test_a_dropped_copy_is_not_queued_again_by_an_interruption(tmp_path):
+    work = twice(tmp_path)
+    objective = work.objective
+
+    def interrupted(trial):
+        work.interrupted = trial.number == 3
+        return objective(trial)
+
+    work.objective = interrupted
+    work.work()
+    assert [trial.state for trial in work.study.trials] == [FAIL, COMPLETE, COMPLETE, FAIL]
+
+
+def test_a_dropped_copy_is_no_failure(tmp_path):
+    work = twice(tmp_path, overrides={"does": "fails if negative"})
+    work._failures = 2
+    copy = work.study.trials[3]
+    copy.state, copy.user_attrs = FAIL, {"why": "queued twice: it is trial 2"}
+    work.after(work.study, copy)
+    assert work._failures == 2
+
+
 def test_settings_of_a_trial_win_over_the_sweeps_and_those_over_ours(tmp_path):
     work = worker(tmp_path, overrides={"best.mode": "min", "x": 7, "trainer.max_steps": 5})
     found = fit_words(work.sweep, work.slot, {"x": 1.0})
