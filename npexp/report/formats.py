@@ -90,10 +90,9 @@ def to_latex(family: str, blocks: Sequence[Block]) -> str:
     keys = [key for key in COLUMNS if any(key in block.columns for block in blocks)]
     first, _, notes = caption(blocks).partition(". ")
     notes += "".join(f" [{i}] {origin}." for i, origin in enumerate(sources, 1))
-    parts = [
-        _tabular(blocks, FIRST, [key for key in keys if key in LIKELIHOODS], sources),
-        _tabular(blocks, FIRST[:1], [key for key in keys if key not in LIKELIHOODS], sources),
-    ]
+    others = [key for key in keys if key not in LIKELIHOODS]
+    parts = [_tabular(blocks, FIRST, [key for key in keys if key in LIKELIHOODS], sources)]
+    parts += [_tabular(blocks, FIRST[:1], others, sources)] if others else []
     return (
         "% \\usepackage{booktabs,graphicx}\n\\begin{table}\n  \\centering\n"
         f"  \\caption{{{escape(family)}. {escape(first)}.}}\n  \\label{{tab:{family}}}\n"
