@@ -24,7 +24,8 @@ from npexp.batch import TaskBatch
 from npexp.errors import ConfigError, UnknownNameError, at_least
 
 FORMAT = 1  # raise it whenever the same settings give other tasks: old cache files are then left alone
-IRRELEVANT = frozenset({"cache_dir", "num_workers", "steps_per_epoch"})  # settings that no evaluation task depends on
+# Settings that no evaluation task depends on.
+IRRELEVANT = frozenset({"cache_dir", "num_workers", "steps_per_epoch", "mirrored", "gain"})
 
 
 class PlotTask(NamedTuple):
